@@ -1,0 +1,1 @@
+"""Append-only event streams on Redis: dense positions, hash chains, tasks, timers. Knows nothing of orders."""

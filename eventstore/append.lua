@@ -1,0 +1,114 @@
+-- Appends one commit, or says why not. Validates everything, then writes: Lua does not roll back, so no write may
+-- precede the last check, and the first write is an XADD, which Redis refuses whole when it is out of memory.
+--
+-- KEYS  1 meta  2 order stream  3 log  4 tasks  5 idempotency  6… sorted indexes
+-- ARGV  1 epoch  2 expected version  3 expected hash  4 commit id  5 stream id
+--       6 kind of the task to add, or ''  7 id of the task to finish, or ''
+--       8 idempotency field, or ''  9 its fingerprint  10 number of events  11 number of entries to set
+--       then hash, data per event; index (into KEYS from 6, counted from 1), score, member per entry to set;
+--       then index, member per entry to clear
+local meta, stream, log, tasks, records = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local expected = tonumber(ARGV[2])
+local commit, id = ARGV[4], ARGV[5]
+local events, sets = tonumber(ARGV[10]), tonumber(ARGV[11])
+local first_set = 12 + 2 * events
+local first_clear = first_set + 3 * sets
+
+local function holds(key, kind)
+  local found = redis.call('TYPE', key)['ok']
+  return found == kind or found == 'none'
+end
+
+if not (holds(meta, 'hash') and holds(stream, 'stream') and holds(log, 'stream') and holds(tasks, 'stream')
+    and holds(records, 'hash')) then
+  return {'WrongType'}
+end
+for i = 6, #KEYS do
+  if not holds(KEYS[i], 'zset') then return {'WrongType'} end
+end
+
+local kept = redis.call('HMGET', meta, 'epoch', 'position')
+if kept[1] ~= ARGV[1] or not kept[2] then return {'EpochStale', kept[1] or '0'} end
+local epoch = kept[1]
+local position = tonumber(kept[2])
+
+local function of_id(entry_id)
+  local dash = string.find(entry_id, '-', 1, true)
+  return string.sub(entry_id, 1, dash - 1), tonumber(string.sub(entry_id, dash + 1))
+end
+
+local head = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
+local version, hash = 0, ''
+if #head == 1 then
+  local _
+  _, version = of_id(head[1][1])
+  hash = head[1][2][4]
+end
+
+if version > expected then
+  -- Dense versions: the entry that follows the expected one is this many entries from the end.
+  local later = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', string.format('%.0f', version - expected))
+  if later[#later][2][2] == commit then
+    local last = later[#later]
+    for i = #later - 1, 1, -1 do
+      if later[i][2][2] ~= commit then break end
+      last = later[i]
+    end
+    redis.call('HINCRBY', meta, 'touches', 1)
+    local at_epoch, at_version = of_id(last[1])
+    return {'Duplicate', at_version, at_epoch, last[2][6]}
+  end
+end
+
+if ARGV[8] ~= '' then
+  local record = redis.call('HGET', records, ARGV[8])
+  if record then
+    local space = string.find(record, ' ', 1, true)
+    local owner = string.sub(record, 1, space - 1)
+    if string.sub(record, space + 1) ~= ARGV[9] then return {'IdempotencyConflict', owner} end
+    redis.call('HINCRBY', meta, 'touches', 1)
+    return {'Existing', owner}
+  end
+end
+
+if version ~= expected or hash ~= ARGV[3] then return {'WrongVersion', version, hash} end
+
+local lines, anchors = {}, {}
+for i = 1, events do
+  anchors[i] = string.sub(ARGV[10 + 2 * i], 1, 8)
+  lines[i] = ARGV[11 + 2 * i]
+end
+for i = first_set, first_clear - 1, 3 do
+  if not tonumber(ARGV[i + 1]) then return redis.error_reply('ERR score is not a number') end
+end
+local last_position = string.format('%.0f', position + events)
+local log_head = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+if #log_head == 1 then
+  local log_epoch, log_position = of_id(log_head[1][1])
+  if log_position ~= position or tonumber(log_epoch) > tonumber(epoch) then return {'LogMismatch', log_head[1][1]} end
+end
+local time = redis.call('TIME')
+local recorded = time[1] .. string.format('%06d', tonumber(time[2]))
+
+redis.call('XADD', log, epoch .. '-' .. last_position, 'stream', id,
+  'version', string.format('%.0f', version + events), 'commit', commit, 'recorded', recorded,
+  'anchors', table.concat(anchors), 'events', table.concat(lines, '\n'))
+for i = 1, events do
+  redis.call('XADD', stream, epoch .. '-' .. string.format('%.0f', version + i), 'commit', commit,
+    'hash', ARGV[10 + 2 * i], 'position', string.format('%.0f', position + i), 'event', lines[i])
+end
+redis.call('HSET', meta, 'position', last_position)
+if ARGV[7] ~= '' then
+  redis.call('XACK', tasks, 'workers', ARGV[7])
+  redis.call('XDEL', tasks, ARGV[7])
+end
+if ARGV[6] ~= '' then redis.call('XADD', tasks, '*', 'stream', id, 'kind', ARGV[6]) end
+for i = first_set, first_clear - 1, 3 do
+  redis.call('ZADD', KEYS[5 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2])
+end
+for i = first_clear, #ARGV, 2 do
+  redis.call('ZREM', KEYS[5 + tonumber(ARGV[i])], ARGV[i + 1])
+end
+if ARGV[8] ~= '' then redis.call('HSET', records, ARGV[8], id .. ' ' .. ARGV[9]) end
+for i = 1, events do redis.call('PUBLISH', 'order-events-' .. id, lines[i]) end
+return {'Appended', version + events, epoch, last_position}
