@@ -1,0 +1,1 @@
+"""OrderTape: an event-sourced order execution engine."""

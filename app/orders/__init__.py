@@ -1,0 +1,1 @@
+"""The pure domain of an order: commands, events, states, decide, evolve, obligations, money."""
