@@ -1,17 +1,19 @@
 """Connections to the Redis server: never retrying by themselves, concurrent commands sharing round trips."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from eventstore.errors import StoreUnavailableError
+from eventstore.errors import ConnectionLostError, EventStoreError, StoreUnavailableError
+from eventstore.scripts import Script
 
 COMMAND_TIMEOUT_SECONDS: Final = 5
 MAX_PIPELINE: Final = 128
@@ -37,6 +39,16 @@ def connect(url: str, *, wait_seconds: float = 0) -> Redis:
     )
 
 
+class UnknownScriptError(EventStoreError):
+    """The server does not have a script: send it whole."""
+
+
+def _refusal(error: Exception) -> EventStoreError:
+    if isinstance(error, NoScriptError):
+        return UnknownScriptError(str(error))
+    return StoreUnavailableError(f"the Redis server refused a command: {error}")
+
+
 class Pipeline:
     """Sends the commands of concurrent callers together: while one round trip is under way, the next one fills."""
 
@@ -49,8 +61,9 @@ class Pipeline:
         """Return the reply of one command.
 
         Raises:
-            redis.exceptions.ResponseError: the server refused this command.
-            StoreUnavailableError: the connection was lost or timed out; the command may or may not have run.
+            StoreUnavailableError: the server refused this command.
+            UnknownScriptError: EVALSHA named a script that the server does not have; nothing was run.
+            ConnectionLostError: the command may or may not have run.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
@@ -80,7 +93,7 @@ class Pipeline:
         except (RedisError, OSError) as error:
             for _, future in entries:
                 if not future.done():
-                    future.set_exception(StoreUnavailableError(f"{type(error).__name__}: {error}"))
+                    future.set_exception(ConnectionLostError(f"{type(error).__name__}: {error}"))
             return
         except asyncio.CancelledError:
             for _, future in entries:
@@ -90,9 +103,20 @@ class Pipeline:
             if future.done():
                 continue
             if isinstance(reply, Exception):
-                future.set_exception(reply)
+                future.set_exception(_refusal(reply))
             else:
                 future.set_result(reply)
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Return the reply of a script, which is sent whole only when the server does not have it.
+
+        Raises:
+            StoreUnavailableError, ConnectionLostError: see :meth:`execute`.
+        """
+        try:
+            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+        except UnknownScriptError:
+            return await self.execute("EVAL", script.text, len(keys), *keys, *args)
 
     async def close(self) -> None:
         """Cancel what waits and close the client. Idempotent."""

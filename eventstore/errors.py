@@ -51,6 +51,10 @@ class StoreUnavailableError(EventStoreError):
     """The server cannot be reached or refuses commands (out of memory, loading, read-only). Back off and retry."""
 
 
+class ConnectionLostError(StoreUnavailableError):
+    """The connection was lost or timed out while a command was under way: it may or may not have run."""
+
+
 class StoreMismatchError(EventStoreError):
     """The store was created with other fixed settings, or another program owns its keys. Change the named setting."""
 

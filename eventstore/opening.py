@@ -65,8 +65,8 @@ async def open_partitions(client: Redis, settings: StoreSettings, new_store_id: 
     for _, partitions in present:
         if partitions != settings.partitions:
             raise StoreMismatchError(
-                f"the store was created with PARTITIONS={partitions}; it cannot be opened with "
-                f"PARTITIONS={settings.partitions}"
+                f"the store was created with {partitions} partitions, which is fixed; it cannot be opened with "
+                f"{settings.partitions}"
             )
     # The first partition's record is written last: where it exists, all others must.
     if known[0] is not None and len(present) < len(known):

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, cast
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from eventstore.connection import CONNECTION_LOST, Pipeline, connect
 from eventstore.errors import (
     BadIdError,
+    ConnectionLostError,
     EpochStaleError,
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -19,7 +20,7 @@ from eventstore.errors import (
 from eventstore.ids import LOG_START, LogPosition, partition_in
 from eventstore.limits import check_append
 from eventstore.opening import StoreSettings, ensure_level, open_partitions
-from eventstore.scripts import APPEND, FIRE, Script
+from eventstore.scripts import APPEND, FIRE
 from eventstore.store import (
     Append,
     Appended,
@@ -86,11 +87,9 @@ class RedisEventStore:
         epoch = self._epochs[number]
         keys, args = _append_arguments(self._keys[number], epoch, commit)
         try:
-            reply = await self._run(APPEND, keys, args)
-        except StoreUnavailableError as error:
+            reply = await self._pipeline.run(APPEND, keys, args)
+        except ConnectionLostError as error:
             raise OutcomeUnknownError(commit.commit_id, str(error)) from error
-        except ResponseError as error:
-            raise StoreUnavailableError(f"the Redis server refused the append: {error}") from error
         return self._append_result(commit, epoch, reply)
 
     def _append_result(self, commit: Append, epoch: int, reply: list[Any]) -> AppendResult:
@@ -114,14 +113,14 @@ class RedisEventStore:
         """See :meth:`EventStore.read_stream`."""
         key = f"{self._keys[self._partition(stream)]}:stream:{stream}"
         if after == 0:
-            entries = await self._execute("XRANGE", key, "-", "+", "COUNT", limit)
+            entries = await self._pipeline.execute("XRANGE", key, "-", "+", "COUNT", limit)
             return [_stored_event(entry) for entry in entries]
         # The epoch of a version is not known, so versions are counted from the end of the stream.
-        newest = await self._execute("XREVRANGE", key, "+", "-", "COUNT", 1)
+        newest = await self._pipeline.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
         missing = (_stored_event(newest[0]).version if newest else 0) - after
         if missing <= 0:
             return ()
-        entries = await self._execute("XREVRANGE", key, "+", "-", "COUNT", missing)
+        entries = await self._pipeline.execute("XREVRANGE", key, "+", "-", "COUNT", missing)
         events = [_stored_event(entry) for entry in reversed(entries)]
         return [event for event in events if event.version > after][:limit]
 
@@ -157,7 +156,7 @@ class RedisEventStore:
         """See :meth:`EventStore.log_ends`."""
         ends: dict[int, LogPosition] = {}
         for number, prefix in enumerate(self._keys):
-            newest = await self._execute("XREVRANGE", f"{prefix}:log", "+", "-", "COUNT", 1)
+            newest = await self._pipeline.execute("XREVRANGE", f"{prefix}:log", "+", "-", "COUNT", 1)
             ends[number] = LogPosition.of_entry(newest[0][0]) if newest else LOG_START
         return ends
 
@@ -169,7 +168,7 @@ class RedisEventStore:
             replies = await self._wait("XREADGROUP", limit, wait_seconds, streams, "GROUP", GROUP, consumer)
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise
+                raise StoreUnavailableError(f"the Redis server refused to give tasks: {error}") from error
             for key in streams:
                 await _create_group(self._waiting, key)
             return ()
@@ -179,7 +178,7 @@ class RedisEventStore:
         """See :meth:`EventStore.claim_tasks`."""
         tasks: list[Task] = []
         for number, prefix in enumerate(self._keys):
-            reply = await self._execute(
+            reply = await self._pipeline.execute(
                 "XAUTOCLAIM", f"{prefix}:tasks", GROUP, consumer, idle_ms, "0-0", "COUNT", limit
             )
             # Servers before 7.0 report entries that were deleted meanwhile as nil.
@@ -189,18 +188,20 @@ class RedisEventStore:
     async def finish_task(self, task: Task) -> None:
         """See :meth:`EventStore.finish_task`."""
         key = f"{self._keys[task.partition]}:tasks"
-        await self._execute("XACK", key, GROUP, task.id)
-        await self._execute("XDEL", key, task.id)
+        await self._pipeline.execute("XACK", key, GROUP, task.id)
+        await self._pipeline.execute("XDEL", key, task.id)
 
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""
-        waits = [await self._run(FIRE, (f"{prefix}:due", f"{prefix}:tasks"), (limit,)) for prefix in self._keys]
+        waits = [
+            await self._pipeline.run(FIRE, (f"{prefix}:due", f"{prefix}:tasks"), (limit,)) for prefix in self._keys
+        ]
         known = [int(wait) for wait in waits if wait is not None]
         return min(known) if known else None
 
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
-        found = await self._execute("ZRANGE", f"{self._keys[partition]}:{index}", 0, -1, "WITHSCORES")
+        found = await self._pipeline.execute("ZRANGE", f"{self._keys[partition]}:{index}", 0, -1, "WITHSCORES")
         pairs = zip(found[::2], found[1::2], strict=True) if found and not isinstance(found[0], tuple) else found
         return [IndexEntry(index, member.decode(), int(score)) for member, score in pairs]
 
@@ -208,10 +209,10 @@ class RedisEventStore:
         """See :meth:`EventStore.status`."""
         statuses: list[PartitionStatus] = []
         for number, prefix in enumerate(self._keys):
-            epoch, position = await self._execute("HMGET", f"{prefix}:meta", "epoch", "position")
-            tasks = await self._execute("XLEN", f"{prefix}:tasks")
-            groups = await self._execute("XINFO", "GROUPS", f"{prefix}:tasks")
-            timers = await self._execute("ZCARD", f"{prefix}:due")
+            epoch, position = await self._pipeline.execute("HMGET", f"{prefix}:meta", "epoch", "position")
+            tasks = await self._pipeline.execute("XLEN", f"{prefix}:tasks")
+            groups = await self._pipeline.execute("XINFO", "GROUPS", f"{prefix}:tasks")
+            timers = await self._pipeline.execute("ZCARD", f"{prefix}:due")
             pending = sum(_fields(group)[b"pending"] for group in groups)
             statuses.append(PartitionStatus(number, int(epoch or 0), int(position or 0), tasks, pending, timers))
         return statuses
@@ -226,18 +227,6 @@ class RedisEventStore:
         if number >= self.partitions:
             raise BadIdError(f"{stream} names partition {number:02d}, but the store has {self.partitions}")
         return number
-
-    async def _execute(self, *command: Any) -> Any:
-        try:
-            return await self._pipeline.execute(*command)
-        except ResponseError as error:
-            raise StoreUnavailableError(f"the Redis server refused {command[0]}: {error}") from error
-
-    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        try:
-            return await self._pipeline.execute("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self._pipeline.execute("EVAL", script.text, len(keys), *keys, *args)
 
     async def _wait(
         self, command: str, limit: int, wait_seconds: float, streams: Mapping[str, str], *prefix: str

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from app.orders.events import Failure, Proof, Quote, Receipt, Side
+from app.orders.events import Proof, Quote, Receipt, Side
 
 
 class PlaceOrder(Struct, frozen=True, kw_only=True):
@@ -54,13 +54,6 @@ class RouteAttempt(Struct, frozen=True, kw_only=True):
     retry: RetryDraw
 
 
-class AbandonAttempt(Struct, frozen=True, kw_only=True):
-    """End an attempt before its intent."""
-
-    error: Failure
-    retry: RetryDraw
-
-
 class RecordIntent(Struct, frozen=True, kw_only=True):
     """Record the signed swap before it is sent."""
 
@@ -90,13 +83,4 @@ class PostponeResolve(Struct, frozen=True, kw_only=True):
     speed_ppm: int
 
 
-Command = (
-    PlaceOrder
-    | StartAttempt
-    | RouteAttempt
-    | AbandonAttempt
-    | RecordIntent
-    | ConfirmOrder
-    | EndSubmission
-    | PostponeResolve
-)
+Command = PlaceOrder | StartAttempt | RouteAttempt | RecordIntent | ConfirmOrder | EndSubmission | PostponeResolve

@@ -3,7 +3,6 @@
 from typing import Final, assert_never
 
 from app.orders.commands import (
-    AbandonAttempt,
     Command,
     ConfirmOrder,
     EndSubmission,
@@ -38,7 +37,6 @@ from app.orders.state import (
     Absent,
     Accepted,
     Building,
-    Quoted,
     Routing,
     State,
     Submitted,
@@ -66,10 +64,6 @@ def decide(state: State, command: Command) -> tuple[Event, ...]:
             return _start(state)
         case RouteAttempt():
             return _route(state, command) if isinstance(state, Routing) else ()
-        case AbandonAttempt():
-            if isinstance(state, Routing | Quoted | Building):
-                return _end_attempt(state.attempt, command.error, command.retry)
-            return ()
         case RecordIntent():
             return _intent(state, command)
         case ConfirmOrder():

@@ -13,7 +13,6 @@ QuoteStatus = Literal["ok", "timeout", "error"]
 FailureCode = Literal[
     "no_quote",
     "price_protected",
-    "build_failed",
     "slippage_exceeded",
     "swap_rejected",
     "blockhash_expired",

@@ -54,8 +54,10 @@ def evolve(state: State, event: Event) -> State:
             return _submitted(state, event)
         case Submitted(), SubmissionUnknown():
             return _unknown(state, event)
-        case ((Routing() | Quoted() | Building() | Submitted()), AttemptFailed()):
-            return _attempt_failed(state, event)
+        case Quoted(terms=terms, attempt=attempt, limit=limit), AttemptFailed():
+            return _attempt_failed(terms, attempt, limit, event)
+        case Submitted(terms=terms, attempt=attempt, limit=limit), AttemptFailed():
+            return _attempt_failed(terms, attempt, limit, event)
         case Exhausted(terms=terms), OrderFailed(error=error):
             return Failed(terms=terms, error=error)
         case Submitted(terms=terms), OrderConfirmed(tx_id=tx_id, receipt=receipt):
@@ -115,7 +117,7 @@ def _unknown(state: Submitted, event: SubmissionUnknown) -> Submitted:
     )
 
 
-def _attempt_failed(state: Routing | Quoted | Building | Submitted, event: AttemptFailed) -> Waiting | Exhausted:
+def _attempt_failed(terms: Terms, attempt: int, limit: int | None, event: AttemptFailed) -> Waiting | Exhausted:
     if event.retry is None:
-        return Exhausted(terms=state.terms, attempt=state.attempt, error=event.error)
-    return Waiting(terms=state.terms, attempt=event.retry.attempt, due_at=event.retry.due_at, limit=state.limit)
+        return Exhausted(terms=terms, attempt=attempt, error=event.error)
+    return Waiting(terms=terms, attempt=event.retry.attempt, due_at=event.retry.due_at, limit=limit)

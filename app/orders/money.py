@@ -63,8 +63,8 @@ def ceil_div(numerator: int, denominator: int) -> int:
 
 
 def min_out(amount_out: int, slippage_bps: int) -> int:
-    """Return the least output a seller accepts, rounded up: never weaker than what was asked."""
-    return ceil_div(amount_out * (BPS - slippage_bps), BPS)
+    """Return the least output a seller accepts, rounded up: never weaker than what was asked; never nothing."""
+    return max(1, ceil_div(amount_out * (BPS - slippage_bps), BPS))
 
 
 def max_in(amount_in: int, slippage_bps: int) -> int:

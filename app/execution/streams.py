@@ -1,0 +1,195 @@
+"""An order's stream: load it, decide, append the events with the tasks and timers that the new state obliges to."""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Final
+
+from msgspec import Struct
+
+from app.clock import Clock
+from app.orders.codec import Origin, client_in, from_frame, to_frame
+from app.orders.commands import Command, PlaceOrder
+from app.orders.decide import decide
+from app.orders.events import Event
+from app.orders.evolve import evolve
+from app.orders.obligations import Obligation, obligations
+from app.orders.state import Absent, State
+from app.orders.times import format_time
+from eventstore.canonical import SealedEvent, seal
+from eventstore.errors import OutcomeUnknownError
+from eventstore.ids import ENTROPY_BYTES, new_stream_id, new_ulid
+from eventstore.store import Append, AppendResult, EventStore, Existing, IdempotencyKey, IndexEntry, Level, Task
+
+TIMERS: Final = "due"
+APPEND_TRIES: Final = 4
+APPEND_RETRY_SECONDS: Final = 0.25
+_COMMIT_ID_BYTES: Final = 6
+_PAGE: Final = 1000
+
+Entropy = Callable[[int], bytes]
+"""Returns that many unpredictable bytes."""
+
+
+class OrderHead(Struct, frozen=True, kw_only=True):
+    """An order as its stream has it: what the next append builds on."""
+
+    order_id: str
+    client: str | None
+    state: State
+    version: int
+    hash: str
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """What a command came to; ``finished`` says that the task it was recorded under is acknowledged."""
+
+    order: OrderHead
+    finished: bool
+
+
+class Placed(Struct, frozen=True, kw_only=True):
+    """An accepted order; ``repeated`` when an earlier request with the same idempotency key created it."""
+
+    order_id: str
+    repeated: bool
+    level: Level
+
+
+class OrderStreams:
+    """Reads and appends order streams for one process.
+
+    Args:
+        store: where the streams are.
+        clock: stamps the events.
+        entropy: draws order ids and commit ids, e.g. ``secrets.token_bytes``.
+        actor: names this process in the events it writes.
+    """
+
+    def __init__(self, store: EventStore, clock: Clock, entropy: Entropy, actor: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._actor = actor
+
+    def new_order_id(self, client: str | None, idempotency_key: str | None) -> str:
+        """Return an id for an order of ``client``, in the partition of its owner."""
+        ulid = new_ulid(self._clock.now_us() // 1000, self._entropy(ENTROPY_BYTES))
+        return new_stream_id(ulid, client or idempotency_key, self._store.partitions)
+
+    async def place(self, order_id: str, client: str | None, command: PlaceOrder) -> Placed:
+        """Append OrderAccepted, its task and its idempotency record in one step: accepted means queued.
+
+        Raises:
+            IdempotencyConflictError: the key belongs to an order with another content.
+            StoreUnavailableError, OutcomeUnknownError, EpochStaleError: not (known to be) accepted.
+        """
+        empty = OrderHead(order_id=order_id, client=client, state=Absent(), version=0, hash="")
+        key = None
+        if command.idempotency_key is not None and command.fingerprint is not None:
+            key = IdempotencyKey(client or "", command.idempotency_key, command.fingerprint)
+        commit, _ = self._commit(empty, decide(empty.state, command), None, key)
+        result = await self._append(commit)
+        if isinstance(result, Existing):
+            return Placed(order_id=result.stream, repeated=True, level=result.level)
+        return Placed(order_id=order_id, repeated=False, level=result.level)
+
+    async def load(self, order_id: str) -> OrderHead:
+        """Return the order's head; version 0 and state Absent for an unknown order.
+
+        Raises:
+            UndefinedTransitionError, UnknownEventTypeError: the stream cannot be folded.
+        """
+        state: State = Absent()
+        version, head_hash, client = 0, "", None
+        while page := await self._store.read_stream(order_id, version, _PAGE):
+            if version == 0:
+                client = client_in(page[0].data)
+            for stored in page:
+                state = evolve(state, from_frame(stored.data))
+            version, head_hash = page[-1].version, page[-1].hash
+            if len(page) < _PAGE:
+                break
+        return OrderHead(order_id=order_id, client=client, state=state, version=version, hash=head_hash)
+
+    async def record(self, order: OrderHead, command: Command, task: Task) -> Recorded:
+        """Append what ``command`` causes, under ``task``; the same append finishes the task when no work is left now.
+
+        A command that the state has outgrown appends nothing.
+
+        Raises:
+            WrongVersionError: another worker was first. Load the order and look again.
+            StoreUnavailableError, OutcomeUnknownError, EpochStaleError: leave the task; it will be claimed.
+        """
+        events = decide(order.state, command)
+        if not events:
+            return Recorded(order=order, finished=False)
+        commit, after = self._commit(order, events, task, None)
+        await self._append(commit)
+        return Recorded(order=after, finished=commit.finish_task is not None)
+
+    def _commit(
+        self,
+        order: OrderHead,
+        events: tuple[Event, ...],
+        task: Task | None,
+        key: IdempotencyKey | None,
+    ) -> tuple[Append, OrderHead]:
+        after = reduce(evolve, events, order.state)
+        owed_before, owed_now = _split(obligations(order.state)), _split(obligations(after))
+        commit_id = self._entropy(_COMMIT_ID_BYTES).hex()
+        sealed = self._seal(order, events, commit_id)
+        commit = Append(
+            stream=order.order_id,
+            expected_version=order.version,
+            expected_hash=order.hash,
+            commit_id=commit_id,
+            events=sealed,
+            add_task=owed_now.task if task is None else None,
+            finish_task=task if owed_now.task is None else None,
+            set_entries=tuple(
+                IndexEntry(TIMERS, f"{kind} {order.order_id}", due_ms) for kind, due_ms in owed_now.timers.items()
+            ),
+            clear_entries=tuple(
+                (TIMERS, f"{kind} {order.order_id}") for kind in owed_before.timers.keys() - owed_now.timers.keys()
+            ),
+            idempotency=key,
+        )
+        head = OrderHead(
+            order_id=order.order_id,
+            client=order.client,
+            state=after,
+            version=order.version + len(sealed),
+            hash=sealed[-1].hash,
+        )
+        return commit, head
+
+    def _seal(self, order: OrderHead, events: tuple[Event, ...], commit_id: str) -> tuple[SealedEvent, ...]:
+        origin = Origin(actor=self._actor, client=order.client, command=commit_id)
+        at = format_time(self._clock.now_us())
+        sealed: list[SealedEvent] = []
+        prev = order.hash
+        for seq, event in enumerate(events, start=order.version + 1):
+            sealed.append(seal(to_frame(event, order_id=order.order_id, seq=seq, at=at, origin=origin), prev))
+            prev = sealed[-1].hash
+        return tuple(sealed)
+
+    async def _append(self, commit: Append) -> AppendResult:
+        for tries_left in reversed(range(APPEND_TRIES)):
+            try:
+                return await self._store.append(commit)
+            except OutcomeUnknownError:
+                # The same commit id makes the repetition safe: the store answers with the first outcome.
+                if tries_left == 0:
+                    raise
+                await self._clock.sleep(APPEND_RETRY_SECONDS)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+class _Owed(Struct, frozen=True):
+    task: str | None
+    timers: dict[str, int]
+
+
+def _split(owed: tuple[Obligation, ...]) -> _Owed:
+    task = next((one.kind for one in owed if one.due_ms is None), None)
+    return _Owed(task, {one.kind: one.due_ms for one in owed if one.due_ms is not None})

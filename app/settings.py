@@ -1,0 +1,261 @@
+"""All configuration: one frozen value, read once from the environment and `.env`, refused when it makes no sense."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+from dotenv import dotenv_values
+from msgspec import Struct
+
+AckLevel = Literal["memory", "fsync"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+PREFIX: Final = "ORDERTAPE_"
+_MILLION: Final = 1_000_000
+_T = TypeVar("_T")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What every process of the engine runs with. Defaults suit one machine with embedded servers."""
+
+    redis_url: str | None = None
+    """``redis://``, ``rediss://`` or ``unix://``; None: the embedded Valkey."""
+    database_url: str | None = None
+    """``postgresql://…``; None: the embedded PostgreSQL."""
+    chain_redis_url: str | None = None
+    """Where the simulated chain lives; None: beside the event store."""
+    data_dir: Path = Path(".ordertape")
+    ack_level: AckLevel = "fsync"
+    host: str = "127.0.0.1"
+    port: int = 3000
+    partitions: int = 4
+    namespace: str = "ot"
+    seed: str = "ordertape"
+    profile: str = "assignment"
+    speed_ppm: int = _MILLION
+    """Simulation speed in millionths; 0: no waiting at all."""
+    concurrency: int = 512
+    """Orders that one worker process advances at once."""
+    quote_timeout_ms: int = 1_000
+    task_ms: int = 5_000
+    claim_idle_ms: int = 8_000
+    log_level: LogLevel = "info"
+
+
+class SettingsError(Exception):
+    """One or more settings are refused; each of ``problems`` names a setting and says what would be valid."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+_SERVER_NAMES: Final = (
+    "REDIS_URL",
+    "REDIS_HOST",
+    "REDIS_PORT",
+    "REDIS_USERNAME",
+    "REDIS_PASSWORD",
+    "CHAIN_REDIS_URL",
+    "DATABASE_URL",
+    "PG_HOST",
+    "PG_PORT",
+    "PG_USER",
+    "PG_PASSWORD",
+    "PG_DB",
+    "ACK_LEVEL",
+    "HOST",
+    "PORT",
+)
+_OWN_NAMES: Final = tuple(
+    PREFIX + name
+    for name in (
+        "DATA_DIR",
+        "PARTITIONS",
+        "NAMESPACE",
+        "SEED",
+        "PROFILE",
+        "SPEED",
+        "CONCURRENCY",
+        "QUOTE_TIMEOUT_MS",
+        "TASK_MS",
+        "CLAIM_IDLE_MS",
+        "LOG_LEVEL",
+    )
+)
+NAMES: Final = _SERVER_NAMES + _OWN_NAMES
+"""Every setting there is; ``docs/settings.md`` explains each."""
+
+
+def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+    """Return the settings that ``environ`` and the file ``dotenv`` make; the environment wins.
+
+    Raises:
+        SettingsError: naming every setting that is unknown, malformed or at odds with another.
+    """
+    from_file = {name: value for name, value in (dotenv_values(dotenv) if dotenv else {}).items() if value is not None}
+    problems = _unknown(from_file, environ)
+    given = {name: value for name, value in {**from_file, **environ}.items() if name in NAMES and value != ""}
+    reader = _Reader(given, problems)
+    settings = Settings(
+        redis_url=_redis_url(reader),
+        database_url=_database_url(reader),
+        chain_redis_url=reader.read("CHAIN_REDIS_URL", _redis_text, None),
+        data_dir=reader.read(PREFIX + "DATA_DIR", Path, Settings.data_dir),
+        ack_level=reader.read("ACK_LEVEL", _ack_level, Settings.ack_level),
+        host=reader.read("HOST", str, Settings.host),
+        port=reader.read("PORT", _whole(0, 65_535), Settings.port),
+        partitions=reader.read(PREFIX + "PARTITIONS", _whole(1, 100), Settings.partitions),
+        namespace=reader.read(PREFIX + "NAMESPACE", _namespace, Settings.namespace),
+        seed=reader.read(PREFIX + "SEED", str, Settings.seed),
+        profile=reader.read(PREFIX + "PROFILE", _profile, Settings.profile),
+        speed_ppm=reader.read(PREFIX + "SPEED", _speed, Settings.speed_ppm),
+        concurrency=reader.read(PREFIX + "CONCURRENCY", _whole(1, 10_000), Settings.concurrency),
+        quote_timeout_ms=reader.read(PREFIX + "QUOTE_TIMEOUT_MS", _whole(1, 60_000), Settings.quote_timeout_ms),
+        task_ms=reader.read(PREFIX + "TASK_MS", _whole(100, 600_000), Settings.task_ms),
+        claim_idle_ms=reader.read(PREFIX + "CLAIM_IDLE_MS", _whole(100, 600_000), Settings.claim_idle_ms),
+        log_level=reader.read(PREFIX + "LOG_LEVEL", _log_level, Settings.log_level),
+    )
+    problems += _inconsistent(settings)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+class _Reader:
+    """Converts given texts; a refused one becomes a problem and leaves the default in place."""
+
+    def __init__(self, given: Mapping[str, str], problems: list[str]) -> None:
+        self.given = given
+        self.problems = problems
+
+    def read(self, name: str, convert: Callable[[str], _T], default: _T) -> _T:
+        text = self.given.get(name)
+        if text is None:
+            return default
+        try:
+            return convert(text)
+        except ValueError as error:
+            self.problems.append(f"{name} {error}")
+            return default
+
+
+def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    suspects = [*from_file, *(name for name in environ if name.startswith(PREFIX))]
+    problems = []
+    for name in dict.fromkeys(suspects):
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else "known are: " + ", ".join(NAMES)
+            problems.append(f"{name} is not a setting of OrderTape; {hint}")
+    return problems
+
+
+def _inconsistent(settings: Settings) -> list[str]:
+    problems = []
+    if settings.quote_timeout_ms >= settings.task_ms:
+        problems.append(
+            f"{PREFIX}QUOTE_TIMEOUT_MS ({settings.quote_timeout_ms}) must be below {PREFIX}TASK_MS ({settings.task_ms})"
+        )
+    if settings.task_ms >= settings.claim_idle_ms:
+        problems.append(
+            f"{PREFIX}TASK_MS ({settings.task_ms}) must be below {PREFIX}CLAIM_IDLE_MS ({settings.claim_idle_ms}): "
+            "a task must end before another worker may claim it"
+        )
+    return problems
+
+
+def _redis_url(reader: _Reader) -> str | None:
+    parts = [name for name in ("REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_PASSWORD") if name in reader.given]
+    if "REDIS_URL" in reader.given:
+        if parts:
+            reader.problems.append(f"REDIS_URL and {parts[0]} exclude each other: set one of them")
+        return reader.read("REDIS_URL", _redis_text, None)
+    if not parts:
+        return None
+    host = reader.read("REDIS_HOST", str, "localhost")
+    port = reader.read("REDIS_PORT", _whole(1, 65_535), 6379)
+    user = quote(reader.given.get("REDIS_USERNAME", ""), safe="")
+    password = quote(reader.given.get("REDIS_PASSWORD", ""), safe="")
+    login = f"{user}:{password}@" if user or password else ""
+    return f"redis://{login}{host}:{port}/0"
+
+
+def _database_url(reader: _Reader) -> str | None:
+    parts = [name for name in ("PG_HOST", "PG_PORT", "PG_USER", "PG_PASSWORD", "PG_DB") if name in reader.given]
+    if "DATABASE_URL" in reader.given:
+        if parts:
+            reader.problems.append(f"DATABASE_URL and {parts[0]} exclude each other: set one of them")
+        return reader.read("DATABASE_URL", _database_text, None)
+    if not parts:
+        return None
+    host = reader.read("PG_HOST", str, "localhost")
+    port = reader.read("PG_PORT", _whole(1, 65_535), 5432)
+    user = quote(reader.given.get("PG_USER", "postgres"), safe="")
+    password = quote(reader.given.get("PG_PASSWORD", ""), safe="")
+    login = f"{user}:{password}" if password else user
+    return f"postgresql+psycopg://{login}@{host}:{port}/{quote(reader.given.get('PG_DB', 'ordertape'), safe='')}"
+
+
+def _redis_text(text: str) -> str:
+    if urlsplit(text).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("must be a redis://, rediss:// or unix:// address")
+    return text
+
+
+def _database_text(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise ValueError("must be a postgresql:// address")
+    return f"postgresql+psycopg://{rest}"
+
+
+def _ack_level(text: str) -> AckLevel:
+    match text:
+        case "memory" | "fsync":
+            return text
+        case "replicated" | "witnessed":
+            raise ValueError(f"is {text}, which is not yet available; it must be memory or fsync")
+        case _:
+            raise ValueError(f"must be memory or fsync, not {text!r}")
+
+
+def _log_level(text: str) -> LogLevel:
+    match text:
+        case "debug" | "info" | "warning" | "error":
+            return text
+        case _:
+            raise ValueError(f"must be debug, info, warning or error, not {text!r}")
+
+
+def _profile(text: str) -> str:
+    if text in {"major", "longtail"}:
+        raise ValueError(f"is {text}, which is not yet available; it must be assignment")
+    if text != "assignment":
+        raise ValueError(f"must be assignment, not {text!r}")
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not (text.isascii() and text.isalnum() and len(text) <= 32):
+        raise ValueError("must be 1 to 32 ASCII letters and digits")
+    return text
+
+
+def _speed(text: str) -> int:
+    whole, _, fraction = text.partition(".")
+    digits = whole + fraction
+    if not (digits.isascii() and digits.isdigit() and whole and len(fraction) <= 6 and len(whole) <= 4):
+        raise ValueError('must be a decimal from 0 to 9999.999999 such as "1" or "0.5"; 0 means no waiting')
+    return int(whole) * _MILLION + int(fraction.ljust(6, "0") or "0")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
+            raise ValueError(f"must be a whole number from {least} to {most}, not {text!r}")
+        return int(text)
+
+    return convert
