@@ -11,7 +11,6 @@ from eventstore.errors import (
     WrongVersionError,
 )
 from eventstore.ids import LOG_START, LogPosition, partition_in
-from eventstore.limits import check_append
 from eventstore.store import (
     Append,
     Appended,
@@ -24,6 +23,7 @@ from eventstore.store import (
     StoredCommit,
     StoredEvent,
     Task,
+    check_append,
 )
 
 _LEVEL: Final[Level] = "memory"
@@ -205,6 +205,10 @@ class MemoryEventStore:
     async def finish_task(self, task: Task) -> None:
         """See :meth:`EventStore.finish_task`."""
         self._parts[task.partition].drop_task(task)
+
+    async def list_tasks(self, partition: int) -> Sequence[Task]:
+        """See :meth:`EventStore.list_tasks`."""
+        return list(self._parts[partition].tasks.values())
 
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""

@@ -18,7 +18,6 @@ from eventstore.errors import (
     WrongVersionError,
 )
 from eventstore.ids import LOG_START, LogPosition, partition_in
-from eventstore.limits import check_append
 from eventstore.opening import StoreSettings, ensure_level, open_partitions
 from eventstore.scripts import APPEND, FIRE
 from eventstore.store import (
@@ -33,10 +32,12 @@ from eventstore.store import (
     StoredCommit,
     StoredEvent,
     Task,
+    check_append,
 )
 
 GROUP: Final = "workers"
 _WAIT_SECONDS_MAX: Final = 30
+_LIST_PAGE: Final = 1000
 
 
 class RedisEventStore:
@@ -190,6 +191,16 @@ class RedisEventStore:
         key = f"{self._keys[task.partition]}:tasks"
         await self._pipeline.execute("XACK", key, GROUP, task.id)
         await self._pipeline.execute("XDEL", key, task.id)
+
+    async def list_tasks(self, partition: int) -> Sequence[Task]:
+        """See :meth:`EventStore.list_tasks`."""
+        key = f"{self._keys[partition]}:tasks"
+        tasks: list[Task] = []
+        start = "-"
+        while page := await self._pipeline.execute("XRANGE", key, start, "+", "COUNT", _LIST_PAGE):
+            tasks += [_task(partition, entry) for entry in page]
+            start = f"({tasks[-1].id}"
+        return tasks
 
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""

@@ -67,6 +67,19 @@ class Append(Struct, frozen=True, kw_only=True):
     idempotency: IdempotencyKey | None = None
 
 
+def check_append(commit: Append) -> None:
+    """Refuse an append that no store takes.
+
+    Raises:
+        ValueError: no events, too many, or too large together.
+    """
+    if not 1 <= len(commit.events) <= MAX_EVENTS:
+        raise ValueError(f"an append has 1 to {MAX_EVENTS} events, not {len(commit.events)}")
+    size = sum(len(event.data) for event in commit.events)
+    if size > MAX_COMMIT_BYTES:
+        raise ValueError(f"the events of one append have at most {MAX_COMMIT_BYTES} bytes, not {size}")
+
+
 class Appended(Struct, frozen=True):
     """The append happened now; ``version`` and ``position`` are those of its last event."""
 
@@ -214,6 +227,13 @@ class EventStore(Protocol):
 
     async def finish_task(self, task: Task) -> None:
         """Acknowledge and delete a task that caused no event. Idempotent."""
+        ...
+
+    async def list_tasks(self, partition: int) -> Sequence[Task]:
+        """Return all tasks of a partition that are not finished, held or free, oldest first; nothing is taken.
+
+        Tasks that are added or finished while it reads may or may not be among them.
+        """
         ...
 
     async def fire_timers(self, limit: int) -> int | None:

@@ -228,6 +228,34 @@ def test_a_dead_workers_task_is_claimed_and_may_be_finished_without_events(run_o
     run_on_store(test)
 
 
+def test_unfinished_tasks_are_listed_oldest_first_whoever_holds_them(run_on_store: RunOnStore) -> None:
+    async def test(store: EventStore) -> None:
+        streams = [stream_id() for _ in range(3)]
+        for stream in streams[:2]:
+            await store.append(_with_task(stream))
+        held = await store.take_tasks("w", 10)
+        await store.append(_with_task(streams[2]))
+        listed = await store.list_tasks(partition_in(streams[0]))
+        assert [task.stream for task in listed] == streams
+        assert list(listed[:2]) == list(held)
+        await store.finish_task(held[0])
+        assert [task.stream for task in await store.list_tasks(partition_in(streams[0]))] == streams[1:]
+        # Listing took nothing: the third task is still free.
+        assert [task.stream for task in await store.take_tasks("w", 10)] == streams[2:]
+
+    run_on_store(test)
+
+
+def test_long_lists_of_tasks_are_listed_whole(run_on_store: RunOnStore) -> None:
+    async def test(store: EventStore) -> None:
+        streams = [stream_id() for _ in range(1001)]
+        await asyncio.gather(*(store.append(_with_task(stream)) for stream in streams))
+        listed = await store.list_tasks(partition_in(streams[0]))
+        assert sorted(task.stream for task in listed) == sorted(streams)
+
+    run_on_store(test)
+
+
 def test_a_waiting_worker_wakes_when_a_task_is_added(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         stream = stream_id()

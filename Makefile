@@ -1,0 +1,58 @@
+# Everything a person types. `make` alone lists it. Needs Python 3.11 or newer; installs the rest into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test test-slow check format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Run the main job once, on embedded servers, and end
+	@$(BIN)/ordertape demo
+
+run: $(READY) ## Run the engine on http://127.0.0.1:3000 (PORT) until Ctrl-C
+	@$(BIN)/ordertape up
+
+test: $(READY) ## Run the tests on their own servers, at most 5 minutes
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-slow: $(READY) ## Run the crash and fault suites, at most 8 minutes
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS)
+
+check: $(READY) ## Check format, lint, types and import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure orders per second, as JSON lines
+	@$(BIN)/python -m tests.benchmarks.orders
+
+lock: $(READY) ## Resolve the dependencies anew into requirements.lock
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--no-emit-index-url --upgrade --extra dev -o requirements.lock pyproject.toml
+
+clean: ## Remove the environment and the engine's data
+	rm -rf $(VENV) .ordertape
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "OrderTape needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "This Python has no venv: on Debian or Ubuntu, apt-get install python$$v-venv"; exit 2; }
+	@echo "Installing into $(VENV) (once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
+	@touch $(READY)
