@@ -26,7 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """``postgresql://…``; None: the embedded PostgreSQL."""
     chain_redis_url: str | None = None
     """Where the simulated chain lives; None: beside the event store."""
-    data_dir: Path = Path(".ordertape")
+    data_dir: str = ".ordertape"
     ack_level: AckLevel = "fsync"
     host: str = "127.0.0.1"
     port: int = 3000
@@ -103,7 +103,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         redis_url=_redis_url(reader),
         database_url=_database_url(reader),
         chain_redis_url=reader.read("CHAIN_REDIS_URL", _redis_text, None),
-        data_dir=reader.read(PREFIX + "DATA_DIR", Path, Settings.data_dir),
+        data_dir=reader.read(PREFIX + "DATA_DIR", str, Settings.data_dir),
         ack_level=reader.read("ACK_LEVEL", _ack_level, Settings.ack_level),
         host=reader.read("HOST", str, Settings.host),
         port=reader.read("PORT", _whole(0, 65_535), Settings.port),

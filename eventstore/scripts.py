@@ -1,4 +1,4 @@
-"""The store's Lua scripts, with the digests by which the server knows them."""
+"""Lua scripts, with the digests by which the server knows them."""
 
 import hashlib
 from importlib import resources
@@ -14,9 +14,13 @@ class Script(Struct, frozen=True):
     sha: str
 
 
-def _load(name: str) -> Script:
-    text = resources.files("eventstore").joinpath(name).read_text(encoding="utf-8")
+def script_of(text: str) -> Script:
+    """Return ``text`` as a script."""
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _load(name: str) -> Script:
+    return script_of(resources.files("eventstore").joinpath(name).read_text(encoding="utf-8"))
 
 
 APPEND: Final = _load("append.lua")

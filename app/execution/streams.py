@@ -1,5 +1,6 @@
 """An order's stream: load it, decide, append the events with the tasks and timers that the new state obliges to."""
 
+import base64
 from collections.abc import Callable
 from functools import reduce
 from typing import Final
@@ -136,7 +137,7 @@ class OrderStreams:
     ) -> tuple[Append, OrderHead]:
         after = reduce(evolve, events, order.state)
         owed_before, owed_now = _split(obligations(order.state)), _split(obligations(after))
-        commit_id = self._entropy(_COMMIT_ID_BYTES).hex()
+        commit_id = base64.urlsafe_b64encode(self._entropy(_COMMIT_ID_BYTES)).decode()
         sealed = self._seal(order, events, commit_id)
         commit = Append(
             stream=order.order_id,

@@ -7,11 +7,11 @@ before that proof; no time-out is ever a verdict.
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from app.clock import Clock
-from app.dex.chain import Blockhash, Landed, LandedFailed
+from app.dex.chain import Blockhash, Landed, LandedFailed, Observation
 from app.dex.errors import ChainError
 from app.dex.tokens import SOL, token
 from app.dex.transaction import SwapMessage, Wallet, encode, from_base58, tx_id
@@ -48,12 +48,16 @@ def swap_of(order_id: str, terms: Terms, attempt: int) -> Swap:
     )
 
 
-class Sender(Protocol):
-    """The chain's side that takes signed bytes."""
+class Chain(Protocol):
+    """What execution needs of a chain; :class:`app.dex.chain.SimulatedChain` says what each method does."""
 
-    async def send(self, message: bytes, signature: bytes) -> None:
-        """Broadcast. What it raises is information, never a verdict."""
-        ...
+    async def slot(self) -> int: ...
+
+    async def latest_blockhash(self) -> Blockhash: ...
+
+    async def send(self, message: bytes, signature: bytes) -> None: ...
+
+    async def observe(self, signatures: Sequence[str]) -> Observation: ...
 
 
 class Submission:
@@ -72,7 +76,7 @@ class Submission:
     def __init__(  # noqa: PLR0913 - the composition root hands every collaborator in by name
         self,
         *,
-        chain: Sender,
+        chain: Chain,
         blockhashes: Shared[Blockhash],
         observer: Observer,
         wallet: Wallet,

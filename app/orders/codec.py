@@ -21,6 +21,7 @@ from app.orders.events import (
 from app.orders.lifecycle import public_names
 
 SCHEMA: Final = 1
+"""Shape of the payloads; ``meta.schema`` names it from 2 on, absent means 1."""
 
 EVENT_TYPES: Final[dict[str, type[Event]]] = {
     kind.__name__: kind
@@ -52,7 +53,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Meta(msgspec.Struct):
     type: str
-    schema: int
+    schema: int = SCHEMA
     client: str | None = None
 
 
@@ -68,7 +69,7 @@ def to_frame(event: Event, *, order_id: str, seq: int, at: str, origin: Origin) 
     """Return ``event`` as a frame without ``meta.prev`` and ``meta.hash``, which the store adds."""
     frame: dict[str, Any] = msgspec.to_builtins(event)
     name, status = public_names(event)
-    meta = {"actor": origin.actor, "command": origin.command, "schema": SCHEMA, "type": type(event).__name__}
+    meta: dict[str, Any] = {"actor": origin.actor, "command": origin.command, "type": type(event).__name__}
     if origin.client is not None:
         meta["client"] = origin.client
     frame.update(event=name, status=status, orderId=order_id, seq=seq, at=at, meta=meta)
