@@ -50,19 +50,14 @@ class Worker:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until ``stopping`` is set; then take nothing more, end what was begun, and return."""
+        # No loop is cancelled: a task that the server has just handed out would then wait to be claimed.
         async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(self._take(group)),
-                group.create_task(self._claim(group)),
-                group.create_task(self._fire()),
-            ]
-            await stopping.wait()
-            for loop in loops:
-                loop.cancel()
-        # Leaving the group waits for the tasks in hand: each ends within the task time.
+            group.create_task(self._take(group, stopping))
+            group.create_task(self._claim(group, stopping))
+            group.create_task(self._fire(stopping))
 
-    async def _take(self, group: asyncio.TaskGroup) -> None:
-        while True:
+    async def _take(self, group: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
             free = self._settings.concurrency - len(self._busy)
             if free <= 0:
                 self._slot_freed.clear()
@@ -76,9 +71,8 @@ class Worker:
                 continue
             self._begin(group, tasks)
 
-    async def _claim(self, group: asyncio.TaskGroup) -> None:
-        while True:
-            await self._clock.sleep(CLAIM_SECONDS)
+    async def _claim(self, group: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
             try:
                 tasks = await self._store.claim_tasks(self._settings.consumer, self._settings.claim_idle_ms, CLAIM_MAX)
             except EventStoreError as error:
@@ -87,9 +81,10 @@ class Worker:
             for task in tasks:
                 log.warning("task_claimed", extra={"order_id": task.stream, "kind": task.kind})
             self._begin(group, tasks)
+            await self._clock.sleep(CLAIM_SECONDS)
 
-    async def _fire(self) -> None:
-        while True:
+    async def _fire(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
             try:
                 wait_ms = await self._store.fire_timers(TIMERS_MAX)
             except EventStoreError as error:

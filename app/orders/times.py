@@ -9,7 +9,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 def format_time(us: int) -> str:
     """Return ``us`` as ``YYYY-MM-DDThh:mm:ss.ffffffZ``."""
-    return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> int:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
 
 import msgspec
 import pytest
@@ -24,6 +23,8 @@ pytestmark = pytest.mark.slow
 
 ORDERS = 20
 DELAY_US_MAX = 10_000_000
+LIFE_US_MAX = 4_000_000
+"""Of an undisturbed order: 0.2 s for quotes, up to 2.8 s for the swap, and the polls between."""
 END_SECONDS = 60
 
 
@@ -79,11 +80,13 @@ def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str
         times = asyncio.run(ends(settings, redis_url, order_ids))
     finally:
         survivor.terminate()
-    assert survivor.wait(END_SECONDS) == 0
-    assert killed.wait() == -signal.SIGKILL
-    gaps = {order_id: max(b - a for a, b in pairwise(at)) for order_id, at in times.items()}
-    assert max(gaps.values()) > 5_000_000, "no order was in the killed worker's hands"
-    assert max(gaps.values()) <= DELAY_US_MAX
+        survivor.communicate(timeout=END_SECONDS)
+        killed.communicate(timeout=END_SECONDS)
+    assert survivor.returncode == 0
+    assert killed.returncode == -signal.SIGKILL
+    lives = [at[-1] - at[0] for at in times.values()]
+    assert max(lives) > LIFE_US_MAX, "no order was in the killed worker's hands"
+    assert max(lives) <= LIFE_US_MAX + DELAY_US_MAX
 
 
 def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str) -> None:
@@ -92,7 +95,8 @@ def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str) -
     worker = start_worker(settings, redis_url)
     asyncio.run(submitted(settings, redis_url, order_ids))
     worker.terminate()
-    assert worker.wait(END_SECONDS) == 0
+    worker.communicate(timeout=END_SECONDS)
+    assert worker.returncode == 0
 
     async def check() -> None:
         store = await open_store(settings, redis_url)
