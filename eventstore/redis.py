@@ -121,7 +121,8 @@ class RedisEventStore:
         missing = (_stored_event(newest[0]).version if newest else 0) - after
         if missing <= 0:
             return ()
-        entries = await self._pipeline.execute("XREVRANGE", key, "+", "-", "COUNT", missing)
+        # From that entry, not from the end: the stream may have grown meanwhile.
+        entries = await self._pipeline.execute("XREVRANGE", key, newest[0][0], "-", "COUNT", missing)
         events = [_stored_event(entry) for entry in reversed(entries)]
         return [event for event in events if event.version > after][:limit]
 

@@ -72,6 +72,28 @@ def test_reading_a_stream_after_a_version_returns_only_what_follows(run_on_store
     run_on_store(test)
 
 
+def test_a_stream_is_read_without_a_hole_while_it_grows(run_on_store: RunOnStore) -> None:
+    async def test(store: EventStore) -> None:
+        stream = stream_id()
+        await store.append(first_append(stream))
+        head, seen = events(1)[0].hash, 1
+        for version in range(2, 40):
+            (event,) = events(1, prev=head, first=version)
+            commit = Append(
+                stream=stream,
+                expected_version=version - 1,
+                expected_hash=head,
+                commit_id=f"c{version}",
+                events=(event,),
+            )
+            read, _ = await asyncio.gather(store.read_stream(stream, seen), store.append(commit))
+            assert [event.version for event in read] == list(range(seen + 1, seen + 1 + len(read)))
+            seen += len(read)
+            head = event.hash
+
+    run_on_store(test)
+
+
 def test_an_unknown_stream_is_empty_and_a_malformed_id_is_refused(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         assert list(await store.read_stream(stream_id())) == []

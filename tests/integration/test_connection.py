@@ -96,11 +96,11 @@ def test_concurrent_commands_share_round_trips_and_keep_their_answers(redis_url:
 def test_one_refused_command_does_not_disturb_its_neighbours(redis_url: str) -> None:
     async def scenario() -> None:
         pipeline = Pipeline(connect(redis_url))
-        bad, good = await asyncio.gather(
+        answers = await asyncio.gather(
             pipeline.execute("NOSUCHCOMMAND"), pipeline.execute("ECHO", "x"), return_exceptions=True
         )
-        assert isinstance(bad, StoreUnavailableError)
-        assert good == b"x"
+        assert isinstance(answers[0], StoreUnavailableError)
+        assert answers[1] == b"x"
         await pipeline.close()
 
     asyncio.run(scenario())
