@@ -1,0 +1,138 @@
+"""Checkpoints: how far a projection got in each partition, moved in the transaction that moves its rows."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from eventstore.ids import Cursor, LogPosition
+from eventstore.store import EventStore
+from projections import tables
+from projections.database import reading
+from projections.errors import AnchorMismatchError, NotReachedError, ReadModelMismatchError
+
+ORDERS: Final = "orders"
+"""The projection that fills ``orders`` and ``order_events``."""
+
+POLL_SECONDS: Final = 0.01
+
+_table: Final = tables.checkpoints
+_columns: Final = select(_table.c.partition, _table.c.epoch, _table.c.position, _table.c.anchor).where(
+    _table.c.projection == ORDERS
+)
+_move: Final = text(
+    "UPDATE checkpoints SET epoch = moved.epoch, position = moved.position, anchor = moved.anchor, updated_at = now() "
+    "FROM json_populate_recordset(CAST(NULL AS checkpoints), CAST(:ends AS json)) AS moved "
+    "WHERE checkpoints.projection = :projection AND checkpoints.partition = moved.partition"
+)
+
+
+class Checkpoint(Struct, frozen=True):
+    """The last projected position of a partition; position 0, epoch 0 and anchor "" before the first."""
+
+    partition: int
+    epoch: int
+    position: int
+    anchor: str
+    """First 8 hex digits of the hash of the event at that position."""
+
+    @property
+    def end(self) -> LogPosition:
+        """The position to read on from."""
+        return LogPosition(self.epoch, self.position)
+
+
+Checkpoints = Mapping[int, Checkpoint]
+"""By partition."""
+
+
+async def read_checkpoints(connection: AsyncConnection) -> dict[int, Checkpoint]:
+    """Return the checkpoint of each partition that a projector has adopted, in order of partition."""
+    found = await connection.execute(_columns.order_by(_table.c.partition))
+    return {row[0]: Checkpoint(*row) for row in found}
+
+
+async def lock_checkpoints(connection: AsyncConnection, partitions: Iterable[int] | None = None) -> Checkpoints:
+    """Return the checkpoints of ``partitions``, all by default, locked until the transaction ends.
+
+    Whoever writes rows of a partition holds its lock; always in order of partition, so that nobody deadlocks.
+    """
+    locked = _columns if partitions is None else _columns.where(_table.c.partition.in_(list(partitions)))
+    found = await connection.execute(locked.order_by(_table.c.partition).with_for_update())
+    return {row[0]: Checkpoint(*row) for row in found}
+
+
+async def move_checkpoints(connection: AsyncConnection, ends: Checkpoints) -> None:
+    """Set checkpoints that :func:`lock_checkpoints` locked."""
+    moved = msgspec.json.encode(list(ends.values())).decode()
+    await connection.execute(_move, {"projection": ORDERS, "ends": moved})
+
+
+async def adopt_checkpoints(engine: AsyncEngine, store: EventStore) -> dict[int, Checkpoint]:
+    """Bind the database to ``store``, if it belongs to none yet, and return the checkpoint of every partition.
+
+    Raises:
+        ReadModelMismatchError: it is another store's read model. Correct a URL; nothing was changed.
+        AnchorMismatchError: the log does not hold what was projected. Do not project on.
+        PositionMissingError: the log ends before a checkpoint. Do not project on.
+    """
+    async with engine.begin() as connection:
+        await _bind(connection, store)
+        start = [
+            {"projection": ORDERS, "partition": number, "epoch": 0, "position": 0, "anchor": ""}
+            for number in range(store.partitions)
+        ]
+        await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
+        checkpoints = await read_checkpoints(connection)
+    await _require_anchors(store, checkpoints)
+    return checkpoints
+
+
+async def wait_for(engine: AsyncEngine, partition: int, position: int, timeout_seconds: float) -> None:
+    """Return once everything up to ``position`` is projected.
+
+    Raises:
+        NotReachedError: it was not within ``timeout_seconds``.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    while True:
+        async with reading(engine) as connection:
+            found = await _position(connection, partition)
+        if found >= position:
+            return
+        if asyncio.get_running_loop().time() >= deadline:
+            raise NotReachedError(partition, position, found)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _position(connection: AsyncConnection, partition: int) -> int:
+    query = select(_table.c.position).where(_table.c.projection == ORDERS, _table.c.partition == partition)
+    found: int | None = await connection.scalar(query)
+    return found or 0
+
+
+async def _bind(connection: AsyncConnection, store: EventStore) -> None:
+    identity = (store.store_id, store.partitions)
+    ours = insert(tables.store).values(store_id=identity[0], partitions=identity[1])
+    await connection.execute(ours.on_conflict_do_nothing())
+    found = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one()
+    if tuple(found) != identity:
+        raise ReadModelMismatchError((found[0], found[1]), identity)
+
+
+async def _require_anchors(store: EventStore, checkpoints: Checkpoints) -> None:
+    projected = {number: checkpoint for number, checkpoint in checkpoints.items() if checkpoint.position}
+    if not projected:
+        return
+    before = {number: LogPosition(at.epoch, at.position - 1) for number, at in projected.items()}
+    found = {commit.partition: commit for commit in await store.read_log(before, limit=1)}
+    for number, at in projected.items():
+        commit = found.get(number)
+        anchor = commit.anchors[-1] if commit is not None and commit.end == at.end else ""
+        if anchor != at.anchor:
+            raise AnchorMismatchError(number, str(Cursor(at.epoch, at.position, at.anchor)), anchor)

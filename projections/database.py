@@ -1,0 +1,85 @@
+"""Connections to PostgreSQL: one engine per process, made here and closed by whoever made it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+import psycopg
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from projections.errors import DatabaseUrlError, EncodingError
+
+DRIVER: Final = "postgresql+psycopg"
+CONNECT_TIMEOUT_SECONDS: Final = 5
+POOL_TIMEOUT_SECONDS: Final = 10
+
+DATABASE_OUTAGES: Final = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+"""What a database that is down, starting, full or overloaded raises: nothing was committed; back off and retry."""
+
+
+def create_database_engine(url: str, *, application_name: str, connections_max: int = 5) -> AsyncEngine:
+    """Return an engine for the database at ``url``; it connects at first use. Dispose of it at the end.
+
+    Its connections use UTC and refuse, with :class:`~projections.errors.EncodingError`, a database that is not UTF-8.
+
+    Args:
+        url: ``postgresql://…``; ``postgres://`` and ``postgresql+psycopg://`` mean the same.
+        application_name: how operators see the connections in ``pg_stat_activity``.
+        connections_max: above it, callers wait up to 10 s for a free connection. A rebuild needs 3.
+
+    Raises:
+        DatabaseUrlError: not a URL of PostgreSQL.
+    """
+    try:
+        target = make_url(url)
+    except ArgumentError:
+        raise DatabaseUrlError("the database URL is not a URL: expected postgresql://user@host/database") from None
+    if target.drivername not in ("postgres", "postgresql", DRIVER):
+        raise DatabaseUrlError(f"the database URL names {target.drivername}: expected postgresql://")
+    options = target.query.get("options", "")
+    engine = create_async_engine(
+        target.set(drivername=DRIVER).difference_update_query(["options"]),
+        pool_size=connections_max,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        # Parameters hold whole batches, and clients' data: neither belongs in a log.
+        hide_parameters=True,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "options": f"{options} -c timezone=UTC".strip(),
+        },
+    )
+    # First of all: SQLAlchemy's own questions already fail where text comes as bytes.
+    event.listen(engine.sync_engine, "connect", _require_utf8, insert=True)
+    return engine
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for single reads: each statement sees the latest commit and needs one round trip."""
+    async with engine.connect() as connection:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
+    """Return the driver's connection, for COPY; it is in the transaction that ``connection`` is in."""
+    return cast("psycopg.AsyncConnection[Any]", (await connection.get_raw_connection()).driver_connection)
+
+
+def _require_utf8(adapted: DBAPIConnection, _record: object) -> None:
+    encoding = cast(Any, adapted).driver_connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        adapted.close()
+        raise EncodingError(encoding)

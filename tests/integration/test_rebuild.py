@@ -1,0 +1,366 @@
+"""Rebuilding beside the live table, comparing both copies, and reading, on real PostgreSQL."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from eventstore.memory import MemoryEventStore
+from eventstore.opening import StoreSettings
+from eventstore.redis import RedisEventStore
+from projections import queries
+from projections.diff import Finding, diff
+from projections.errors import (
+    EncodingError,
+    OrderMismatchError,
+    OrderUnknownError,
+    RebuildBlockedError,
+    RebuildRunningError,
+)
+from projections.projector import Projector
+from projections.rebuild import REBUILD_LOCK, SWAP_ATTEMPTS_MAX, Rebuilt, rebuild_orders
+from projections.tables import metadata
+from tests.builders import stream_id
+from tests.conftest import (
+    WAIT_SECONDS,
+    accepted,
+    append_all,
+    appends,
+    caught_up,
+    contents,
+    database,
+    database_at,
+    differences,
+    driver_url,
+    execute,
+    failed_life,
+    fill,
+    filled,
+    interleaved,
+    market_life,
+    project,
+    running,
+    total,
+)
+
+
+def rebuild(url: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> Rebuilt:
+    async def scenario() -> Rebuilt:
+        async with database(url) as engine:
+            return await rebuild_orders(engine, sleep=sleep)
+
+    return asyncio.run(scenario())
+
+
+def schema_differences(url: str) -> list[object]:
+    def compare(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    async def scenario() -> list[object]:
+        async with database(url) as engine, engine.connect() as connection:
+            return await connection.run_sync(compare)
+
+    return asyncio.run(scenario())
+
+
+def parts_of_orders(url: str) -> list[tuple[object, ...]]:
+    """The definition of every constraint and index of the table ``orders``."""
+    constraints = execute(
+        url,
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'orders'::regclass ORDER BY 1",
+    )
+    return constraints + execute(
+        url, "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'orders' ORDER BY 1"
+    )
+
+
+def test_a_rebuilt_table_equals_the_live_one_in_rows_and_in_shape(database_url: str) -> None:
+    store = filled(interleaved(seed=21, orders=60))
+    project(database_url, store)
+    rows, parts = contents(database_url), parts_of_orders(database_url)
+    for _ in range(2):
+        summary = rebuild(database_url)
+        assert (summary.orders, summary.events) == (60, total(store))
+        assert contents(database_url) == rows
+        assert parts_of_orders(database_url) == parts
+        assert schema_differences(database_url) == []
+
+
+def test_a_rebuild_repairs_rows_and_the_projector_goes_on(database_url: str) -> None:
+    commits = interleaved(seed=22, orders=20)
+    store = filled(commits[:60])
+    project(database_url, store)
+    rows = contents(database_url)
+    execute(database_url, "UPDATE orders SET status = 'lost', version = 1, amount_in = 7")
+    execute(database_url, "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)")
+    rebuild(database_url)
+    assert contents(database_url) == rows
+    project(database_url, fill(store, commits[60:]))
+    assert differences(database_url, store) == []
+
+
+def test_an_empty_read_model_is_rebuilt_empty(database_url: str) -> None:
+    assert rebuild(database_url).orders == 0
+    assert contents(database_url)["orders"] == []
+
+
+def test_a_rebuild_tells_its_progress(database_url: str) -> None:
+    store = filled(interleaved(seed=23, orders=30))
+    project(database_url, store)
+    told: list[tuple[int, int]] = []
+
+    async def scenario() -> None:
+        async with database(database_url) as engine:
+            await rebuild_orders(engine, progress=lambda done, expected: told.append((done, expected)))
+
+    asyncio.run(scenario())
+    assert told[-1] == (total(store), total(store))
+
+
+def test_readers_and_the_projector_go_on_during_rebuilds(database_url: str) -> None:
+    commits = interleaved(seed=24, orders=150)
+    store = filled(commits[:300])
+
+    async def rebuild_repeatedly(engine: AsyncEngine, rebuilt: asyncio.Event) -> None:
+        for _ in range(3):
+            await rebuild_orders(engine)
+        rebuilt.set()
+
+    async def append_slowly() -> None:
+        for commit in commits[300:]:
+            await store.append(commit)
+            await asyncio.sleep(0)
+
+    async def read(engine: AsyncEngine, rebuilt: asyncio.Event) -> None:
+        seen = 0
+        while not rebuilt.is_set():
+            count = sum((await queries.count_by_status(engine)).values())
+            assert count >= seen
+            assert len(await queries.list_orders(engine, limit=10)) == min(10, count)
+            assert await diff(store, engine) == []
+            seen = count
+
+    async def scenario() -> None:
+        rebuilt = asyncio.Event()
+        async with running(database_url, store) as projecting, database(database_url) as engine:
+            await caught_up(projecting, store)
+            async with database(database_url) as readers, asyncio.TaskGroup() as group:
+                group.create_task(rebuild_repeatedly(engine, rebuilt))
+                group.create_task(append_slowly())
+                group.create_task(read(readers, rebuilt))
+            await caught_up(projecting, store)
+
+    asyncio.run(scenario())
+    assert differences(database_url, store) == []
+    assert len(contents(database_url)["orders"]) == 150
+
+
+def test_events_projected_while_the_swap_waits_are_in_the_new_table(database_url: str) -> None:
+    commits = interleaved(seed=25, orders=30)
+    store = filled(commits[:50])
+    project(database_url, store)
+
+    async def scenario() -> None:
+        async with database(database_url) as engine, database(database_url) as other:
+            reader = await psycopg.AsyncConnection.connect(driver_url(database_url))
+            await reader.execute("SELECT count(*) FROM orders")
+
+            async def sleep(_seconds: float) -> None:
+                await append_all(store, commits[50:])
+                await Projector(store, other).project_available()
+                await reader.close()
+
+            await rebuild_orders(engine, sleep=sleep)
+
+    asyncio.run(scenario())
+    assert len(contents(database_url)["orders"]) == 30
+    assert differences(database_url, store) == []
+
+
+def test_a_swap_that_stays_blocked_is_given_up_and_leaves_the_live_table(database_url: str) -> None:
+    store = filled(interleaved(seed=26, orders=10))
+    project(database_url, store)
+    rows = contents(database_url)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with psycopg.connect(driver_url(database_url)) as reader:
+        reader.execute("SELECT count(*) FROM orders")
+        with pytest.raises(RebuildBlockedError):
+            rebuild(database_url, sleep)
+    assert len(pauses) == SWAP_ATTEMPTS_MAX
+    assert contents(database_url) == rows
+    rebuild(database_url)
+    assert contents(database_url) == rows
+
+
+def test_the_swap_waits_for_the_batch_that_is_being_projected(database_url: str) -> None:
+    project(database_url, filled(interleaved(seed=29, orders=5)))
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def scenario() -> None:
+        async with database(database_url) as engine, asyncio.timeout(WAIT_SECONDS):
+            batch = await psycopg.AsyncConnection.connect(driver_url(database_url))
+            await batch.execute("SELECT FROM checkpoints FOR UPDATE")
+            swap = asyncio.create_task(rebuild_orders(engine))
+            while not execute(database_url, waiting):
+                assert not swap.done()
+                await asyncio.sleep(0.01)
+            await batch.close()
+            await swap
+
+    asyncio.run(scenario())
+
+
+def test_two_rebuilds_at_once_are_refused(database_url: str) -> None:
+    with psycopg.connect(driver_url(database_url)) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [REBUILD_LOCK])
+        with pytest.raises(RebuildRunningError):
+            rebuild(database_url)
+    rebuild(database_url)
+
+
+def test_leftovers_of_a_crashed_rebuild_are_dropped(database_url: str) -> None:
+    project(database_url, filled(interleaved(seed=27, orders=5)))
+    rows = contents(database_url)
+    execute(database_url, "CREATE TABLE orders_next (LIKE orders INCLUDING ALL)")
+    execute(database_url, "INSERT INTO orders_next SELECT * FROM orders")
+    rebuild(database_url)
+    assert contents(database_url) == rows
+
+
+def test_a_damaged_archive_is_not_rebuilt_from(database_url: str) -> None:
+    order = stream_id()
+    project(database_url, filled(appends(order, market_life())))
+    rows = contents(database_url)["orders"]
+    execute(database_url, "DELETE FROM order_events WHERE version = 3")
+    with pytest.raises(OrderMismatchError) as refusal:
+        rebuild(database_url)
+    assert (refusal.value.order_id, refusal.value.version, refusal.value.seq) == (order, 2, 4)
+    assert contents(database_url)["orders"] == rows
+
+
+def test_the_log_of_a_real_server_is_projected_rebuilt_and_compared(database_url: str, redis_url: str) -> None:
+    commits = interleaved(seed=28, orders=10)
+
+    async def scenario() -> tuple[int, list[Finding]]:
+        store = await RedisEventStore.open(redis_url, StoreSettings(namespace=stream_id()), new_store_id="real")
+        try:
+            async with database(database_url) as engine:
+                projected = 0
+                for part in (commits[:20], commits[20:]):
+                    await append_all(store, part)
+                    projected += await Projector(store, engine, batch_commits_max=8).project_available()
+                await rebuild_orders(engine)
+                return projected, await diff(store, engine)
+        finally:
+            await store.close()
+
+    assert asyncio.run(scenario()) == (sum(len(commit.events) for commit in commits), [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "field", "expected", "found"),
+    [
+        ("UPDATE orders SET status = 'failed'", "status", "confirmed", "failed"),
+        ("UPDATE orders SET amount_out = NULL", "amount_out", "301250000", ""),
+        ("UPDATE orders SET amount = 1.49", "amount", "1.5", "1.49"),
+        ("UPDATE orders SET created_at = '2026-01-01'", "created_at", None, "2026-01-01T00:00:00.000000Z"),
+        ("DELETE FROM orders", "row", "version 6", ""),
+        ("DELETE FROM order_events WHERE version = 6", "events/6", None, ""),
+        ("UPDATE order_events SET hash = 'other' WHERE version = 2", "events/2/hash", None, "other"),
+        ("UPDATE order_events SET payload = payload - 'side' WHERE version = 1", "events/1/payload", None, None),
+        (
+            "UPDATE order_events SET payload = payload || '{\"n\": 1.5}' WHERE version = 4",
+            "events/4/payload",
+            None,
+            None,
+        ),
+        ("UPDATE order_events SET position = 99 WHERE version = 6", "events/6/position", "6", "99"),
+    ],
+)
+def test_a_difference_between_the_copies_is_found(
+    database_url: str, damage: str, field: str, expected: str | None, found: str | None
+) -> None:
+    order = stream_id()
+    store = filled(appends(order, market_life()))
+    project(database_url, store)
+    execute(database_url, damage)
+    (finding,) = differences(database_url, store)
+    assert (finding.order_id, finding.field) == (order, field)
+    assert finding.expected == expected if expected is not None else finding.expected
+    assert finding.found == found if found is not None else finding.found
+
+
+def test_what_only_the_database_knows_is_a_difference(database_url: str) -> None:
+    order = stream_id()
+    project(database_url, filled(appends(order, [[accepted()]])))
+    assert [(finding.field, finding.expected) for finding in differences(database_url, filled([]))] == [
+        ("row", ""),
+        ("events/1", ""),
+    ]
+
+
+def test_what_is_not_projected_yet_is_no_difference(database_url: str) -> None:
+    commits = appends(stream_id(), market_life())
+    store = filled(commits[:3])
+    project(database_url, store)
+    assert differences(database_url, fill(store, commits[3:])) == []
+
+
+def test_orders_are_listed_newest_first_in_pages_that_stay_in_place(database_url: str) -> None:
+    ids = [stream_id(number=1000 + number) for number in range(7)]
+    moments = [1, 2, 3, 3, 3, 4, 5]
+    lives = [market_life() if number % 2 else failed_life() for number in range(7)]
+    store = filled(
+        commit
+        for order, moment, life, client in zip(ids, moments, lives, "abababa", strict=True)
+        for commit in appends(order, life, client=client, start_us=moment * 1_000_000)
+    )
+    project(database_url, store)
+
+    async def scenario() -> None:
+        async with database(database_url) as engine:
+            first = [row.id for row in await queries.list_orders(engine, limit=3)]
+            await _project_one_more(store, engine)
+            second = [row.id for row in await queries.list_orders(engine, limit=3, before=first[-1])]
+            third = [row.id for row in await queries.list_orders(engine, limit=3, before=second[-1])]
+            assert first + second + third == ids[::-1]
+            of_client = await queries.list_orders(engine, limit=10, client_id="b", status="confirmed")
+            assert [row.id for row in of_client] == [ids[5], ids[3], ids[1]]
+            assert await queries.count_by_status(engine) == {"confirmed": 3, "failed": 4, "pending": 1}
+            assert await queries.get_order(engine, stream_id()) is None
+            with pytest.raises(OrderUnknownError):
+                await queries.list_orders(engine, limit=3, before=stream_id())
+            for limit in (0, 1001):
+                with pytest.raises(ValueError, match="limit must be 1 to 1000"):
+                    await queries.list_orders(engine, limit=limit)
+
+    asyncio.run(scenario())
+
+
+async def _project_one_more(store: MemoryEventStore, engine: AsyncEngine) -> None:
+    await append_all(store, appends(stream_id(), [[accepted()]], start_us=9_000_000))
+    await Projector(store, engine).project_available()
+
+
+def test_a_database_that_is_not_utf8_is_refused(postgres_url: str) -> None:
+    name = f"ascii_{stream_id().replace('-', '_').lower()}"
+    options = "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+    execute(postgres_url, f"CREATE DATABASE {name} {options}")
+
+    async def scenario() -> None:
+        async with database(database_at(postgres_url, name)) as engine, engine.connect():
+            pass
+
+    with pytest.raises(EncodingError, match="encoding is SQL_ASCII"):
+        asyncio.run(scenario())
+    execute(postgres_url, f"DROP DATABASE {name}")
