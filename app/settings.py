@@ -44,6 +44,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: LogLevel = "info"
 
 
+DEFAULTS: Final = Settings()
+
+
 class SettingsError(Exception):
     """One or more settings are refused; each of ``problems`` names a setting and says what would be valid."""
 
@@ -103,20 +106,20 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         redis_url=_redis_url(reader),
         database_url=_database_url(reader),
         chain_redis_url=reader.read("CHAIN_REDIS_URL", _redis_text, None),
-        data_dir=reader.read(PREFIX + "DATA_DIR", str, Settings.data_dir),
-        ack_level=reader.read("ACK_LEVEL", _ack_level, Settings.ack_level),
-        host=reader.read("HOST", str, Settings.host),
-        port=reader.read("PORT", _whole(0, 65_535), Settings.port),
-        partitions=reader.read(PREFIX + "PARTITIONS", _whole(1, 100), Settings.partitions),
-        namespace=reader.read(PREFIX + "NAMESPACE", _namespace, Settings.namespace),
-        seed=reader.read(PREFIX + "SEED", str, Settings.seed),
-        profile=reader.read(PREFIX + "PROFILE", _profile, Settings.profile),
-        speed_ppm=reader.read(PREFIX + "SPEED", _speed, Settings.speed_ppm),
-        concurrency=reader.read(PREFIX + "CONCURRENCY", _whole(1, 10_000), Settings.concurrency),
-        quote_timeout_ms=reader.read(PREFIX + "QUOTE_TIMEOUT_MS", _whole(1, 60_000), Settings.quote_timeout_ms),
-        task_ms=reader.read(PREFIX + "TASK_MS", _whole(100, 600_000), Settings.task_ms),
-        claim_idle_ms=reader.read(PREFIX + "CLAIM_IDLE_MS", _whole(100, 600_000), Settings.claim_idle_ms),
-        log_level=reader.read(PREFIX + "LOG_LEVEL", _log_level, Settings.log_level),
+        data_dir=reader.read(PREFIX + "DATA_DIR", str, DEFAULTS.data_dir),
+        ack_level=reader.read("ACK_LEVEL", _ack_level, DEFAULTS.ack_level),
+        host=reader.read("HOST", str, DEFAULTS.host),
+        port=reader.read("PORT", _whole(0, 65_535), DEFAULTS.port),
+        partitions=reader.read(PREFIX + "PARTITIONS", _whole(1, 100), DEFAULTS.partitions),
+        namespace=reader.read(PREFIX + "NAMESPACE", _namespace, DEFAULTS.namespace),
+        seed=reader.read(PREFIX + "SEED", str, DEFAULTS.seed),
+        profile=reader.read(PREFIX + "PROFILE", _profile, DEFAULTS.profile),
+        speed_ppm=reader.read(PREFIX + "SPEED", _speed, DEFAULTS.speed_ppm),
+        concurrency=reader.read(PREFIX + "CONCURRENCY", _whole(1, 10_000), DEFAULTS.concurrency),
+        quote_timeout_ms=reader.read(PREFIX + "QUOTE_TIMEOUT_MS", _whole(1, 60_000), DEFAULTS.quote_timeout_ms),
+        task_ms=reader.read(PREFIX + "TASK_MS", _whole(100, 600_000), DEFAULTS.task_ms),
+        claim_idle_ms=reader.read(PREFIX + "CLAIM_IDLE_MS", _whole(100, 600_000), DEFAULTS.claim_idle_ms),
+        log_level=reader.read(PREFIX + "LOG_LEVEL", _log_level, DEFAULTS.log_level),
     )
     problems += _inconsistent(settings)
     if problems:

@@ -31,4 +31,7 @@ def set_up_logging(level: str, stream: IO[str] | None = None) -> None:
     """Send this process's log to ``stream``, standard error by default."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    # They report each step and each request as if it were news.
+    for library in ("alembic", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

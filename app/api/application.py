@@ -1,0 +1,128 @@
+"""The ASGI application: routes, the tailer's life, and the edge where unforeseen errors end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.health import HealthRoutes
+from app.api.orders import EXECUTE_PATH, WEBSOCKET_PATH, Intake, OrderRoutes
+from app.api.problems import ProblemError, answer_problem, answer_routing_error, response_of
+from app.api.ring import Ring
+from app.api.tailer import Tailer
+from app.api.websocket import LOG_LOST, Sessions, SocketLimits
+from app.clock import Clock
+from app.execution.streams import OrderStreams
+from eventstore.errors import PositionMissingError
+from eventstore.store import EventStore
+
+RING_FRAMES_MAX: Final = 20_000
+RING_CHARACTERS_MAX: Final = 32 * 1024 * 1024
+INTERNAL_ERROR_CLOSE: Final = 4500
+
+log: Final = logging.getLogger(__name__)
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """What the API works with; whoever made these closes them, after the application has shut down."""
+
+    store: EventStore
+    streams: OrderStreams
+    database: AsyncEngine
+    clock: Clock
+    version: str
+    sockets: SocketLimits = SocketLimits()
+    ring_frames_max: int = RING_FRAMES_MAX
+    ring_characters_max: int = RING_CHARACTERS_MAX
+
+
+def create_application(services: Services) -> Starlette:
+    """Return the application; it starts working in its lifespan. ``state.sessions`` are its :class:`Sessions`."""
+    ring = Ring(frames_max=services.ring_frames_max, characters_max=services.ring_characters_max)
+    tailer = Tailer(services.store, ring, services.clock)
+    intake = Intake(services.streams)
+    sessions = Sessions(store=services.store, intake=intake, ring=ring, clock=services.clock, limits=services.sockets)
+    health = HealthRoutes(
+        store=services.store,
+        database=services.database,
+        tailer=tailer,
+        sessions=sessions,
+        clock=services.clock,
+        version=services.version,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await tailer.start()
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(_follow(tailer, sessions))
+            yield
+            following.cancel()
+        await intake.close()
+
+    application = Starlette(
+        routes=[
+            WebSocketRoute(WEBSOCKET_PATH, sessions.endpoint),
+            WebSocketRoute(EXECUTE_PATH, sessions.endpoint),
+            *OrderRoutes(intake, services.store, services.database).routes(),
+            *health.routes(),
+        ],
+        middleware=[Middleware(Edge)],
+        exception_handlers={ProblemError: answer_problem, HTTPException: answer_routing_error},
+        lifespan=lifespan,
+    )
+    application.state.sessions = sessions
+    return application
+
+
+async def _follow(tailer: Tailer, sessions: Sessions) -> None:
+    try:
+        await tailer.run()
+    except PositionMissingError as error:
+        log.error("log_position_missing", extra={"partition": error.partition, "expected": error.expected})
+    finally:
+        # Whatever ended it: no subscriber may believe that silence means that nothing happens.
+        sessions.refuse(LOG_LOST)
+
+
+class Edge:
+    """Ends a request whose handling failed in a way nobody foresaw: logged once, told to the client, no details."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending if scope["type"] == "http" else send)
+        except ClientDisconnect:
+            return
+        except Exception:
+            log.exception("request_failed", extra={"path": scope.get("path")})
+            if scope["type"] == "websocket":
+                with suppress(RuntimeError, OSError):
+                    await send({"type": "websocket.close", "code": INTERNAL_ERROR_CLOSE, "reason": "internal error"})
+            elif started:
+                raise
+            else:
+                problem = ProblemError("internal", "the server could not handle this request; its log says why")
+                await response_of(problem, scope["path"])(scope, receive, send)

@@ -1,0 +1,101 @@
+"""What clients say on a WebSocket, from JSON members to values."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from app.api.problems import FieldError, ProblemError
+from app.api.requests import INTEGER, Form, Number, OrderRequest, is_printable, pointer_to, read_order
+from app.api.resume import After, parse_after, parse_order_id
+
+ID_CHARACTERS_MAX: Final = 64
+
+
+class Submit(Struct, frozen=True):
+    """Place an order and send its events."""
+
+    request: OrderRequest
+
+
+class Subscribe(Struct, frozen=True):
+    """Send the events of an order after ``after``."""
+
+    order_id: str
+    after: After
+
+
+class Unsubscribe(Struct, frozen=True):
+    """Send no more events of an order."""
+
+    order_id: str
+
+
+class Ping(Struct, frozen=True):
+    """Answer."""
+
+
+Message = Submit | Subscribe | Unsubscribe | Ping
+MessageId = str | int | None
+
+
+def message_id(members: Mapping[str, Any]) -> MessageId:
+    """Return the id that the answers to a WebSocket message repeat; None without one.
+
+    Raises:
+        ProblemError: ``invalid_message``.
+    """
+    value = members.get("id")
+    if "id" not in members:
+        return None
+    if isinstance(value, Number) and INTEGER.fullmatch(value):
+        return int(value)
+    if isinstance(value, str) and not isinstance(value, Number) and is_printable(value, ID_CHARACTERS_MAX):
+        return value
+    message = f"must be text of 1 to {ID_CHARACTERS_MAX} printable characters, or a whole number"
+    raise _invalid_message("id", message)
+
+
+def read_message(members: Mapping[str, Any]) -> Message:
+    """Return what a WebSocket message asks for; its ``id`` is read by :func:`message_id`.
+
+    Raises:
+        ProblemError: naming each field that is wrong.
+    """
+    form = Form({name: value for name, value in members.items() if name != "id"})
+    kind = members.get("type", "subscribe" if "orderId" in members else "market")
+    match kind:
+        case "subscribe" | "unsubscribe":
+            return _read_subscription(form, kind)
+        case "ping":
+            form.take(("type",))
+            form.refuse_unknown(("type", "id"))
+            form.finish("invalid_message")
+            return Ping()
+        case str() if kind.lower() in ("market", "limit", "sniper"):
+            return Submit(read_order({name: value for name, value in members.items() if name != "id"}))
+        case _:
+            raise _invalid_message("type", 'must be "subscribe", "unsubscribe", "ping", or, in an order, "market"')
+
+
+def _read_subscription(form: Form, kind: Literal["subscribe", "unsubscribe"]) -> Subscribe | Unsubscribe:
+    form.take(("type",))
+    order_id = form.text(("orderId",), ID_CHARACTERS_MAX, needed=True)
+    accepted: tuple[str, ...] = ("type", "orderId", "id")
+    after = None
+    if kind == "subscribe":
+        after = form.take(("after", "lastEventId"))
+        accepted += ("after", "lastEventId")
+        if after is not None and not isinstance(after, str):
+            form.refuse("after", "must be a seq, an event id or a cursor")
+    form.refuse_unknown(accepted)
+    form.finish("invalid_message")
+    assert order_id is not None
+    parse_order_id(order_id)
+    if kind == "unsubscribe":
+        return Unsubscribe(order_id)
+    return Subscribe(order_id, 0 if after is None else parse_after(after, order_id))
+
+
+def _invalid_message(name: str, message: str) -> ProblemError:
+    return ProblemError("invalid_message", f"{name} {message}", [FieldError(pointer_to(name), message)])

@@ -1,0 +1,118 @@
+"""The ring of newest frames: what it keeps, what it forgets, whom it tells."""
+
+import json
+
+import pytest
+
+from app.api.ring import Frame, Ring, frame_of_event, frames_of_commit
+from eventstore.ids import Cursor
+from eventstore.store import StoredCommit, StoredEvent
+from tests.builders import stream_id
+from tests.conftest import appends, market_life
+
+FIRST, SECOND = stream_id(number=1), stream_id(number=2)
+
+
+class Noting:
+    """Notes each order it is told about."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def changed(self, order_id: str) -> None:
+        self.told.append(order_id)
+
+
+def frame(order_id: str, seq: int, text: str = "{}") -> Frame:
+    return Frame(order_id, seq, text, terminal=False)
+
+
+def ring(frames_max: int = 100, characters_max: int = 10_000) -> Ring:
+    return Ring(frames_max=frames_max, characters_max=characters_max)
+
+
+def test_frames_after_a_seq_come_in_order() -> None:
+    full = ring()
+    for seq in (1, 2, 3):
+        full.append(frame(FIRST, seq))
+        full.append(frame(SECOND, seq))
+    assert full.after(FIRST, 1) == [frame(FIRST, 2), frame(FIRST, 3)]
+    assert full.after(FIRST, 3) == []
+    assert full.after(FIRST, 9) == []
+
+
+def test_an_unknown_order_is_not_covered() -> None:
+    assert ring().after(FIRST, 0) is None
+
+
+def test_what_was_evicted_is_not_covered_but_what_is_left_is() -> None:
+    small = ring(frames_max=2)
+    for seq in (1, 2, 3):
+        small.append(frame(FIRST, seq))
+    assert small.after(FIRST, 0) is None
+    assert small.after(FIRST, 1) == [frame(FIRST, 2), frame(FIRST, 3)]
+    small.append(frame(SECOND, 1))
+    small.append(frame(SECOND, 2))
+    assert small.after(FIRST, 3) is None
+
+
+def test_the_texts_together_are_bounded_too() -> None:
+    small = ring(characters_max=10)
+    for seq in (1, 2, 3):
+        small.append(frame(FIRST, seq, "12345"))
+    assert small.after(FIRST, 0) is None
+    assert small.after(FIRST, 1) == [frame(FIRST, 2, "12345"), frame(FIRST, 3, "12345")]
+
+
+def test_a_hole_is_refused() -> None:
+    full = ring()
+    full.append(frame(FIRST, 4))
+    with pytest.raises(ValueError, match=r"frame 6 of .* cannot follow frame 4"):
+        full.append(frame(FIRST, 6))
+
+
+def test_watchers_are_told_of_their_orders_only_and_until_they_leave() -> None:
+    full, noting, other = ring(), Noting(), Noting()
+    full.watch(FIRST, noting)
+    full.watch(FIRST, other)
+    full.append(frame(FIRST, 1))
+    full.append(frame(SECOND, 1))
+    full.unwatch(FIRST, noting)
+    full.unwatch(FIRST, noting)
+    full.append(frame(FIRST, 2))
+    assert noting.told == [FIRST]
+    assert other.told == [FIRST, FIRST]
+
+
+def test_a_frame_is_the_stored_event_with_phase_and_cursor() -> None:
+    append = appends(FIRST, market_life())[-1]
+    sealed = append.events[-1]
+    made = frame_of_event(FIRST, StoredEvent(6, 3, 41, "c", sealed.hash, sealed.data))
+    shown = json.loads(made.text)
+    assert shown.pop("cursor") == f"3-41-{sealed.hash[:8]}"
+    assert shown.pop("phase") == "COMPLETED"
+    assert shown == json.loads(sealed.data)
+    assert (made.order_id, made.seq, made.terminal) == (FIRST, 6, True)
+
+
+def test_the_events_of_one_commit_have_a_position_each() -> None:
+    append = appends(FIRST, market_life())[2]
+    assert len(append.events) == 2
+    commit = StoredCommit(
+        partition=0,
+        epoch=1,
+        position=20,
+        stream=FIRST,
+        version=4,
+        commit_id="c",
+        recorded_us=0,
+        events=tuple(event.data for event in append.events),
+        anchors=tuple(event.hash[:8] for event in append.events),
+    )
+    frames = frames_of_commit(commit)
+    assert [made.seq for made in frames] == [3, 4]
+    assert [json.loads(made.text)["cursor"] for made in frames] == [
+        str(Cursor(1, 19, append.events[0].hash[:8])),
+        str(Cursor(1, 20, append.events[1].hash[:8])),
+    ]
+    assert [made.terminal for made in frames] == [False, False]
