@@ -1,0 +1,1 @@
+"""Reading the record back, without writing: orders replayed, and everything that is stored verified."""

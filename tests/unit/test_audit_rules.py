@@ -1,0 +1,319 @@
+"""What an auditor sees in a forged history whose chain was sealed anew: each fact that does not follow."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from app.audit.examine import examine
+from app.dex.router import choose
+from app.orders.codec import Origin, from_frame, to_frame
+from app.orders.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Chosen,
+    Event,
+    Failure,
+    OrderConfirmed,
+    OrderFailed,
+    PriceProtectionTripped,
+    Proof,
+    Retry,
+    RouteSelected,
+    SubmitIntentRecorded,
+)
+from app.orders.money import format_units, parse_units
+from app.orders.times import format_time
+from eventstore.canonical import seal
+from eventstore.store import StoredEvent
+from tests.clocks import START_US
+from tests.desk import HEIGHT, Plot, broken, desk, stream_in
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
+
+
+def resealed(stream: Sequence[StoredEvent], frames: Sequence[dict[str, Any]]) -> list[StoredEvent]:
+    """A forged stream: other contents, with hashes and chain computed anew."""
+    forged: list[StoredEvent] = []
+    prev = ""
+    for number, frame in enumerate(frames):
+        meta = {name: value for name, value in frame["meta"].items() if name not in ("prev", "hash")}
+        sealed = seal({**frame, "meta": meta}, prev)
+        like = stream[min(number, len(stream) - 1)]
+        forged.append(
+            replace(like, version=number + 1, position=stream[0].position + number, hash=sealed.hash, data=sealed.data)
+        )
+        prev = sealed.hash
+    return forged
+
+
+Forge = Callable[[Any], Event]
+
+
+def _attempt_failed(_: RouteSelected) -> AttemptFailed:
+    retry = Retry(attempt=2, delay_ms=250, due_at=format_time(START_US))
+    return AttemptFailed(attempt=1, error=Failure(code="no_quote", message="no quotes"), retry=retry)
+
+
+def _selected(_: AttemptFailed) -> RouteSelected:
+    chosen = Chosen(venue="raydium", amount="300")
+    return RouteSelected(policy="best-net/1", chosen=chosen, decision="0" * 16, min_out="299")
+
+
+def _received(event: OrderConfirmed, **changes: Any) -> OrderConfirmed:
+    return replace(event, receipt=replace(event.receipt, **changes))
+
+
+def _proven(event: AttemptFailed, **changes: Any) -> AttemptFailed:
+    assert event.proof is not None
+    return replace(event, proof=replace(event.proof, **changes))
+
+
+FORGERIES: Final[dict[str, tuple[Plot, type[Event], Forge, str]]] = {
+    "another venue": (
+        ["confirmed"],
+        RouteSelected,
+        lambda e: replace(e, chosen=replace(e.chosen, venue="orca")),
+        "routing",
+    ),
+    "a better amount": (
+        ["confirmed"],
+        RouteSelected,
+        lambda e: replace(e, chosen=replace(e.chosen, amount="999")),
+        "routing",
+    ),
+    "another policy": (["confirmed"], RouteSelected, lambda e: replace(e, policy="worst/1"), "routing"),
+    "another decision": (["confirmed"], RouteSelected, lambda e: replace(e, decision="0" * 16), "routing"),
+    "another runner-up": (["confirmed"], RouteSelected, lambda e: replace(e, runner_up="orca"), "routing"),
+    "another edge": (["confirmed"], RouteSelected, lambda e: replace(e, edge_bps=4_999), "routing"),
+    "a weaker limit": (["confirmed"], RouteSelected, lambda e: replace(e, min_out="1"), "protection"),
+    "a limit of the other side": (["confirmed"], RouteSelected, lambda e: replace(e, max_in="1"), "protection"),
+    "no route in spite of quotes": (
+        ["expired"],
+        RouteSelected,
+        _attempt_failed,
+        "routing",
+    ),
+    "a route without a quote": (["no_quote"], AttemptFailed, _selected, "routing"),
+    "another reason for having no route": (
+        ["no_quote"],
+        AttemptFailed,
+        lambda e: replace(e, error=replace(e.error, code="swap_rejected")),
+        "routing",
+    ),
+    "another reason for a route past the limit": (
+        ["expired", "guarded"],
+        AttemptFailed,
+        lambda e: replace(e, error=replace(e.error, code="swap_rejected")),
+        "protection",
+    ),
+    "a guard without a cause": (
+        ["expired"],
+        RouteSelected,
+        lambda e: PriceProtectionTripped(guard="anchor", limit="1", observed="0.5"),
+        "protection",
+    ),
+    "a guard's other limit": (
+        ["expired", "guarded"],
+        PriceProtectionTripped,
+        lambda e: replace(e, limit="299"),
+        "protection",
+    ),
+    "a guard's other observation": (
+        ["expired", "guarded"],
+        PriceProtectionTripped,
+        lambda e: replace(e, observed="1"),
+        "protection",
+    ),
+    "less than the limit": (["confirmed"], OrderConfirmed, lambda e: _received(e, amount_out="1"), "protection"),
+    "not what was sold": (["confirmed"], OrderConfirmed, lambda e: _received(e, amount_in="1.4"), "receipt"),
+    "another venue's receipt": (["confirmed"], OrderConfirmed, lambda e: _received(e, venue="orca"), "receipt"),
+    "another swap's receipt": (["confirmed"], OrderConfirmed, lambda e: replace(e, tx_id="tx"), "receipt"),
+    "no proof": (["expired"], AttemptFailed, lambda e: replace(e, proof=None), "proof"),
+    "another swap's proof": (["expired"], AttemptFailed, lambda e: _proven(e, tx_id="tx"), "proof"),
+    "a proof before expiry": (["expired"], AttemptFailed, lambda e: _proven(e, height=HEIGHT), "proof"),
+    "a proof without height": (["expired"], AttemptFailed, lambda e: _proven(e, height=None), "proof"),
+    "another last valid height": (["expired"], AttemptFailed, lambda e: _proven(e, last_valid_height=1), "proof"),
+    "a failure without error": (["slippage"], AttemptFailed, lambda e: _proven(e, error=None), "proof"),
+    "a proof for nothing": (
+        ["no_quote"],
+        AttemptFailed,
+        lambda e: replace(e, proof=Proof(kind="expired", tx_id="tx", slot=1)),
+        "proof",
+    ),
+    "a skipped attempt": (["routing"], AttemptStarted, lambda e: replace(e, attempt=2), "attempts"),
+    "a skipped second attempt": (["expired", "routing"], AttemptStarted, lambda e: replace(e, attempt=3), "attempts"),
+    "a fourth attempt": (
+        ["expired"] * 3,
+        AttemptFailed,
+        lambda e: replace(e, retry=Retry(attempt=4, delay_ms=1, due_at=format_time(START_US))),
+        "attempts",
+    ),
+    "another attempt's failure": (["expired"], AttemptFailed, lambda e: replace(e, attempt=2), "attempts"),
+    "a skipped retry": (
+        ["expired"],
+        AttemptFailed,
+        lambda e: replace(e, retry=replace(e.retry, attempt=3)),
+        "attempts",
+    ),
+    "more attempts than there were": (
+        ["expired"] * 3,
+        OrderFailed,
+        lambda e: replace(e, attempts=4),
+        "attempts",
+    ),
+    "another reason": (
+        ["expired"] * 3,
+        OrderFailed,
+        lambda e: replace(e, error=replace(e.error, code="no_quote")),
+        "lifecycle",
+    ),
+    "an impossible amount": (
+        ["confirmed"],
+        OrderConfirmed,
+        lambda e: _received(e, amount_out="1.0000001"),
+        "readable",
+    ),
+    "an impossible time": (
+        ["expired"],
+        AttemptFailed,
+        lambda e: replace(e, retry=replace(e.retry, due_at="tomorrow")),
+        "readable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_fact_in_a_chain_that_was_sealed_anew_is_found(name: str) -> None:
+    plot, kind, forge, rule = FORGERIES[name]
+
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(plot)
+        stream = stream_in(trader.store, order_id)
+        events = [from_frame(event.data) for event in stream]
+        index = max(i for i, event in enumerate(events) if isinstance(event, kind))
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        origin = Origin(actor="test", client=None, command="c")
+        frames[index] = to_frame(
+            forge(events[index]), order_id=order_id, seq=index + 1, at=frames[index]["at"], origin=origin
+        )
+        faults = broken(examine(order_id, resealed(stream, frames)))
+        assert (index + 1, rule) in faults
+        assert {fault for _, fault in faults}.isdisjoint({"chain", "density", "identity", "names"})
+
+    run(scenario())
+
+
+def test_a_route_past_the_limit_is_found() -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["expired", "guarded"])
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        index = next(index for index, frame in enumerate(frames) if frame["event"] == "price_protected")
+        best = choose(
+            "sell", {quote["venue"]: parse_units(quote["amount"], 6) for quote in frames[index - 1]["quotes"]}
+        )
+        assert best is not None
+        route = RouteSelected(
+            policy=best.policy,
+            chosen=Chosen(venue=best.venue, amount=format_units(best.amount, 6)),
+            decision=best.decision,
+            runner_up=best.runner_up,
+            edge_bps=best.edge_bps,
+            min_out=next(frame["minOut"] for frame in frames if frame["event"] == "building"),
+        )
+        origin = Origin(actor="test", client=None, command="c")
+        forged = to_frame(route, order_id=order_id, seq=index + 1, at=frames[index]["at"], origin=origin)
+        assert (index + 1, "protection") in broken(examine(order_id, resealed(stream, [*frames[:index], forged])))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "part,field,value,rule",
+    [
+        ("receipt", "amountOut", "1.4", "receipt"),
+        ("receipt", "amountIn", "999", "protection"),
+        (None, "maxIn", "999", "protection"),
+        (None, "minOut", "1", "protection"),
+    ],
+)
+def test_a_forged_amount_of_a_buy_is_found(part: str | None, field: str, value: str, rule: str) -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["confirmed"], "buy")
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        index = len(frames) - 1 if part else next(i for i, frame in enumerate(frames) if frame["event"] == "building")
+        (frames[index][part] if part else frames[index])[field] = value
+        assert (index + 1, rule) in broken(examine(order_id, resealed(stream, frames)))
+
+    run(scenario())
+
+
+def test_a_limit_that_moves_with_the_second_quote_is_found() -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["expired", "expired"])
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        routes = [index for index, frame in enumerate(frames) if frame["event"] == "building"]
+        frames[routes[1]]["minOut"] = "290"
+        assert (routes[1] + 1, "protection") in broken(examine(order_id, resealed(stream, frames)))
+
+    run(scenario())
+
+
+def test_a_signature_that_two_attempts_share_is_found() -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["expired", "submitted"])
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        intents = [i for i, event in enumerate(stream) if isinstance(from_frame(event.data), SubmitIntentRecorded)]
+        frames[intents[1]]["txId"] = frames[intents[0]]["txId"]
+        assert broken(examine(order_id, resealed(stream, frames))) == {(intents[1] + 1, "proof")}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "field,value,rule",
+    [
+        ("event", "confirmed", "names"),
+        ("status", "failed", "names"),
+        ("orderId", "01J0000000000000000000000A-00", "identity"),
+        ("seq", 9, "identity"),
+        ("type", "OrderTeleported", "readable"),
+        ("attempt", "one", "readable"),
+    ],
+)
+def test_a_forged_envelope_in_a_chain_that_was_sealed_anew_is_found(field: str, value: object, rule: str) -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["routing"])
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        (frames[1]["meta"] if field == "type" else frames[1])[field] = value
+        assert broken(examine(order_id, resealed(stream, frames))) == {(2, rule)}
+
+    run(scenario())
+
+
+def test_an_event_after_the_end_of_an_order_is_found() -> None:
+    async def scenario() -> None:
+        trader = desk()
+        order_id = await trader.live(["confirmed"])
+        stream = stream_in(trader.store, order_id)
+        frames = [msgspec.json.decode(event.data) for event in stream]
+        more = {**frames[1], "seq": len(frames) + 1}
+        assert broken(examine(order_id, resealed(stream, [*frames, more]))) == {(len(frames) + 1, "lifecycle")}
+
+    run(scenario())
