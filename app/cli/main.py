@@ -1,0 +1,46 @@
+"""The command `ordertape`: all groups of commands, and what an error looks like on a terminal."""
+
+import sys
+
+import typer
+
+from app.cli import audit, demo, orders, rebuild, roles, status, up
+from app.client import ClientError
+from app.dex.errors import DexError
+from app.embedded import EmbeddedError
+from app.settings import SettingsError
+from eventstore.errors import EventStoreError
+from projections.errors import ProjectionError
+
+EXIT_CANNOT = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
+)
+for group in (up, orders, status, rebuild, roles, demo, audit):
+    group.add_to(app)
+
+
+def main() -> None:
+    """Run one command. Exit status 2 means that it could not be carried out; the reason is on standard error."""
+    try:
+        app()
+    except (ClientError, DexError, EmbeddedError, EventStoreError, ProjectionError, up.StartError) as error:
+        _refuse(str(error))
+    except SettingsError as error:
+        _refuse("the settings are refused:\n  " + "\n  ".join(error.problems))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(message: str) -> None:
+    sys.stderr.write(f"ordertape: {message}\n")
+    sys.exit(EXIT_CANNOT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""`status`: what is in the streams, what waits, and how far the read model is."""
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.connections import connected, settings_here
+from projections.checkpoints import read_checkpoints
+from projections.database import reading
+from projections.queries import count_by_status
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show streams, lag, pending work and checkpoints, per partition."""
+
+    async def run() -> dict[str, Any]:
+        async with connected(settings_here()) as engine:
+            async with reading(engine.database) as connection:
+                checkpoints = await read_checkpoints(connection)
+            partitions = []
+            for part in await engine.store.status():
+                checkpoint = checkpoints.get(part.partition)
+                projected = checkpoint.position if checkpoint is not None else 0
+                facts = msgspec.to_builtins(part)
+                partitions.append({**facts, "projected": projected, "lag": part.position - projected})
+            orders = await count_by_status(engine.database)
+            return {"storeId": engine.store.store_id, "partitions": partitions, "orders": orders}
+
+    report = asyncio.run(run())
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    else:
+        _print(report)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command()(status)
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(title=f"store {report['storeId']}")
+    columns = ("partition", "epoch", "position", "projected", "lag", "tasks", "pending", "timers")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for part in report["partitions"]:
+        table.add_row(*(str(part[name]) for name in columns))
+    console.print(table)
+    counts = ", ".join(f"{count} {name}" for name, count in report["orders"].items())
+    console.print(f"orders: {counts or 'none'}")

@@ -1,0 +1,125 @@
+"""Submitting orders and following their events over HTTP and WebSocket."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+TERMINAL: Final = frozenset({"confirmed", "failed"})
+RECONNECT_SECONDS: Final = 0.25
+RECONNECT_SECONDS_MAX: Final = 20.0
+CONNECT_SECONDS: Final = 10.0
+
+
+class ClientError(Exception):
+    """Base of what this client raises on purpose."""
+
+
+class OrderRefusedError(ClientError):
+    """The server refused the request; ``problem`` is its RFC 9457 object or in-band error. Correct it."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        details = [f"{error.get('pointer', '')} {error.get('message', '')}" for error in problem.get("errors", [])]
+        text = str(problem.get("detail") or problem.get("message") or problem.get("code") or problem)
+        super().__init__("; ".join([text, *details]))
+        self.problem = problem
+
+
+class UnreachableError(ClientError):
+    """No answer from the server. An order sent with an idempotency key may be sent again unchanged."""
+
+
+class Client:
+    """Talks to one server; use it as an asynchronous context manager.
+
+    Args:
+        url: the server's ``http://`` or ``https://`` address.
+        tries: how many times in a row a lost connection is replaced without any event in between.
+    """
+
+    def __init__(self, url: str, *, tries: int = 10) -> None:
+        self._url = url.rstrip("/")
+        self._tries = tries
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=30)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def submit(self, order: dict[str, Any], *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Submit ``order`` and return the server's answer, with ``orderId``.
+
+        Raises:
+            OrderRefusedError: the order is not acceptable, and nothing was created.
+            UnreachableError: no answer, or the server is out of order.
+        """
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return await self._request("POST", "/api/orders", json=order, headers=headers)
+
+    async def order(self, order_id: str) -> dict[str, Any]:
+        """Return an order as it is now; raises as :meth:`submit`."""
+        return await self._request("GET", f"/api/orders/{quote(order_id, safe='')}")
+
+    async def events(self, order_id: str, *, after: str | int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield an order's events after ``after``, each once and in order, until its last; reconnects by itself.
+
+        Args:
+            order_id: the order.
+            after: a seq, an event id or a cursor; None for all events.
+
+        Raises:
+            OrderRefusedError: the server does not know the order or cannot resume there.
+            UnreachableError: no connection after the given number of tries.
+        """
+        position, failures = after, 0
+        while True:
+            try:
+                async with aclosing(self._connection(order_id, position)) as frames:
+                    async for frame in frames:
+                        failures, position = 0, frame["cursor"]
+                        yield frame
+                        if frame["status"] in TERMINAL:
+                            return
+            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError) as error:
+                failures += 1
+                if failures >= self._tries:
+                    raise UnreachableError(f"cannot follow {order_id} at {self._url}: {error}") from error
+                ceiling = min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS * 2**failures)
+                await asyncio.sleep(random.uniform(0, ceiling))
+
+    async def _connection(self, order_id: str, after: str | int | None) -> AsyncGenerator[dict[str, Any]]:
+        subscribe = {"type": "subscribe", "orderId": order_id}
+        async with connect(self.socket_url, open_timeout=CONNECT_SECONDS, compression=None) as socket:
+            await socket.send(json.dumps(subscribe if after is None else {**subscribe, "after": after}))
+            async for text in socket:
+                frame = json.loads(text)
+                if frame.get("type") == "error":
+                    raise OrderRefusedError(frame)
+                if "event" in frame:
+                    yield frame
+
+    @property
+    def socket_url(self) -> str:
+        """The address of the server's WebSocket."""
+        return "ws" + self._url.removeprefix("http") + "/api/orders/ws"
+
+    async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            response = await self._http.request(method, path, **options)
+            answer: dict[str, Any] = response.json()
+        except (httpx.TransportError, ValueError) as error:
+            raise UnreachableError(f"no usable answer from {self._url}: {error}") from error
+        if response.status_code >= 500:
+            raise UnreachableError(str(answer.get("detail") or answer))
+        if response.status_code >= 400:
+            raise OrderRefusedError(answer)
+        return answer

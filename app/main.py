@@ -1,0 +1,201 @@
+"""The composition root: settings become stores, venues, workers, projectors and servers, and nothing else does that."""
+
+import asyncio
+import os
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.application import Services, create_application
+from app.api.server import Server, listen
+from app.clock import Clock, SystemClock
+from app.dex.chain import SimulatedChain
+from app.dex.profile import Profile, profile_named
+from app.dex.transaction import Wallet
+from app.dex.venue import simulated_venues
+from app.embedded import Servers, embedded_servers
+from app.execution.coalesce import Observer, Shared
+from app.execution.process import OrderProcess, ProcessSettings, Reach, unwatched
+from app.execution.streams import OrderStreams
+from app.execution.submission import Chain, Submission
+from app.execution.worker import Worker, WorkerSettings
+from app.settings import Settings
+from eventstore.connection import Pipeline, connect
+from eventstore.opening import StoreSettings
+from eventstore.redis import RedisEventStore
+from eventstore.store import EventStore
+from projections.database import create_database_engine
+from projections.migrations import upgrade_schema
+from projections.projector import Projector
+
+POLL_SECONDS: Final = 0.2
+"""Time between two looks at the chain, at speed 1."""
+POLL_SECONDS_MIN: Final = 0.005
+_MILLION: Final = 1_000_000
+
+Role = Callable[[Settings, Servers, asyncio.Event], Awaitable[None]]
+"""A long-running part of the engine: works until the event is set, then drains and returns."""
+
+
+@asynccontextmanager
+async def servers(settings: Settings) -> AsyncIterator[Servers]:
+    """Yield the configured servers; what no URL names is embedded, and stops with the context.
+
+    Raises:
+        EmbeddedError: an embedded server did not start.
+    """
+    if settings.redis_url is not None and settings.database_url is not None:
+        yield Servers(settings.redis_url, settings.database_url)
+        return
+    async with embedded_servers(Path(settings.data_dir), postgres=settings.database_url is None) as embedded:
+        yield Servers(settings.redis_url or embedded.redis_url, settings.database_url or embedded.database_url)
+
+
+async def open_store(settings: Settings, redis_url: str) -> RedisEventStore:
+    """Return the event store at ``redis_url``, created there if there is none. Close it at the end.
+
+    Raises:
+        EventStoreError: see :meth:`RedisEventStore.open`.
+    """
+    store_settings = StoreSettings(
+        partitions=settings.partitions, level=settings.ack_level, namespace=settings.namespace
+    )
+    return await RedisEventStore.open(redis_url, store_settings, new_store_id=uuid.uuid4().hex)
+
+
+def open_database(servers: Servers, role: str) -> AsyncEngine:
+    """Return an engine for the servers' database. Dispose of it at the end."""
+    if servers.database_url is None:
+        raise ValueError("these servers have no database")
+    return create_database_engine(servers.database_url, application_name=f"ordertape {role}")
+
+
+def open_chain(settings: Settings, redis_url: str, profile: Profile | None = None) -> tuple[SimulatedChain, Pipeline]:
+    """Return the simulated chain, and the connection under it, to be closed at the end.
+
+    ``profile`` replaces the one that the settings name.
+    """
+    pipeline = Pipeline(connect(settings.chain_redis_url or redis_url))
+    chain = SimulatedChain(
+        pipeline,
+        seed=settings.seed,
+        profile=profile or profile_named(settings.profile),
+        speed_ppm=settings.speed_ppm,
+        namespace=f"chain:{settings.namespace}",
+    )
+    return chain, pipeline
+
+
+def build_streams(store: EventStore, clock: Clock, role: str) -> OrderStreams:
+    """Return the order streams as a process of this role writes them."""
+    return OrderStreams(store, clock, secrets.token_bytes, f"{role}-{secrets.token_hex(2)}")
+
+
+def build_worker(
+    settings: Settings,
+    store: EventStore,
+    chain: Chain,
+    clock: Clock,
+    *,
+    profile: Profile | None = None,
+    reach: Reach = unwatched,
+) -> Worker:
+    """Return a worker on ``store`` and ``chain``.
+
+    ``profile`` replaces the one that the settings name; ``reach`` is told each crash point that execution passes.
+    """
+    speed_ppm = settings.speed_ppm
+    poll_seconds = max(POLL_SECONDS_MIN, POLL_SECONDS * _MILLION / speed_ppm if speed_ppm else 0)
+    submission = Submission(
+        chain=chain,
+        blockhashes=Shared(chain.latest_blockhash, _gather),
+        observer=Observer(chain.observe, clock, poll_seconds),
+        wallet=Wallet(settings.seed),
+        clock=clock,
+        speed_ppm=speed_ppm,
+        reach=reach,
+    )
+    process = OrderProcess(
+        store=store,
+        streams=build_streams(store, clock, "worker"),
+        venues=simulated_venues(
+            seed=settings.seed,
+            profile=profile or profile_named(settings.profile),
+            clock=clock,
+            speed_ppm=speed_ppm,
+        ),
+        slots=Shared(chain.slot, _gather),
+        submission=submission,
+        clock=clock,
+        settings=ProcessSettings(
+            seed=settings.seed,
+            speed_ppm=speed_ppm,
+            quote_timeout_ms=settings.quote_timeout_ms,
+            task_ms=settings.task_ms,
+        ),
+        reach=reach,
+    )
+    worker_settings = WorkerSettings(
+        consumer=f"{os.getpid()}-{secrets.token_hex(4)}",
+        concurrency=settings.concurrency,
+        claim_idle_ms=settings.claim_idle_ms,
+    )
+    return Worker(store, process, clock, worker_settings)
+
+
+async def run_worker(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
+    """Execute orders until ``stopping`` is set; then finish those in hand."""
+    store = await open_store(settings, servers.redis_url)
+    chain, chain_connection = open_chain(settings, servers.redis_url)
+    try:
+        await build_worker(settings, store, chain, SystemClock()).run(stopping)
+    finally:
+        await chain_connection.close()
+        await store.close()
+
+
+async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
+    """Answer clients until ``stopping`` is set; then tell them, and close.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    clock = SystemClock()
+    store = await open_store(settings, servers.redis_url)
+    database = open_database(servers, "api")
+    try:
+        services = Services(
+            store=store,
+            streams=build_streams(store, clock, "api"),
+            database=database,
+            clock=clock,
+            version=metadata.version("ordertape"),
+        )
+        server = Server(create_application(services))
+        await server.serve_until(stopping, listen(settings.host, settings.port))
+    finally:
+        await database.dispose()
+        await store.close()
+
+
+async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
+    """Bring the database's schema up to date, then project the log into it until ``stopping`` is set."""
+    store = await open_store(settings, servers.redis_url)
+    database = open_database(servers, "projector")
+    try:
+        await upgrade_schema(database)
+        await Projector(store, database).run(stopping)
+    finally:
+        await database.dispose()
+        await store.close()
+
+
+async def _gather() -> None:
+    # One turn of the loop lets every caller that is ready now share the request.
+    await asyncio.sleep(0)

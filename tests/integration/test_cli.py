@@ -1,0 +1,158 @@
+"""The command line as a person uses it: one engine, every command, and nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.cli.demo import free_port
+
+START_SECONDS = 60
+RUN_SECONDS = 60
+
+
+class Engine:
+    """A running ``ordertape up`` at twenty times the normal speed, and its commands."""
+
+    def __init__(self, directory: Path) -> None:
+        settings = {
+            "ORDERTAPE_DATA_DIR": str(directory / "data"),
+            "ORDERTAPE_SPEED": "20",
+            "PORT": str(free_port()),
+            "ORDERTAPE_LOG_LEVEL": "warning",
+        }
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+        self.environment = {**kept, **settings, "PYTHONPATH": str(Path(__file__).parents[2])}
+        self.directory = directory
+
+    def start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "up"],
+            env=self.environment,
+            cwd=self.directory,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "is running on" in line:
+                return process
+        raise AssertionError(f"the engine ended with {process.wait(START_SECONDS)}")
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command and return what it prints; its error text where it is meant to fail."""
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", *command],
+            env=self.environment,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr + done.stdout
+        return done.stdout if status == 0 else done.stderr + done.stdout
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    directory = Path(tempfile.mkdtemp(prefix="ot-"))
+    engine = Engine(directory)
+    process = engine.start()
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    try:
+        yield engine
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=START_SECONDS)
+        _, left = psutil.wait_procs(descendants, timeout=10)
+        shutil.rmtree(directory)
+    assert process.returncode == 0
+    assert left == []
+
+
+def test_an_order_is_submitted_shown_and_found_again(engine: Engine) -> None:
+    lines = [json.loads(line) for line in engine.run("submit", "buy", "2", "SOL", "USDC", "--json").splitlines()]
+    assert lines[0]["event"] == "pending"
+    assert lines[-1]["event"] in ("confirmed", "failed")
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    order_id = lines[0]["orderId"]
+    again = [json.loads(line) for line in engine.run("watch", order_id, "--after", "3", "--json").splitlines()]
+    assert again == lines[3:]
+    assert "confirmed" in engine.run("watch", order_id)
+
+
+def test_a_repeated_key_is_the_same_order(engine: Engine) -> None:
+    command = ("submit", "sell", "1", "SOL", "USDC", "--client", "me", "--key", "k1", "--detach")
+    assert engine.run(*command) == engine.run(*command)
+
+
+def test_a_refused_order_says_which_field_and_exits_2(engine: Engine) -> None:
+    assert "amount" in engine.run("submit", "buy", "0", "SOL", "USDC", status=2)
+    assert "side" in engine.run("submit", "hold", "1", "SOL", "USDC", status=2)
+
+
+def test_an_unknown_order_is_refused_by_watch(engine: Engine) -> None:
+    engine.run("watch", "01ARZ3NDEKTSV4RRFFQ69G5FAV-00", status=2)
+
+
+def test_status_rebuild_and_audit_agree(engine: Engine) -> None:
+    order_id = engine.run("submit", "sell", "3", "SOL", "USDC", "--json").splitlines()[0]
+    order_id = json.loads(order_id)["orderId"]
+    deadline = time.monotonic() + RUN_SECONDS
+    while any(part["lag"] for part in json.loads(engine.run("status", "--json"))["partitions"]):
+        assert time.monotonic() < deadline
+    assert json.loads(engine.run("rebuild", "--json"))["orders"] >= 1
+    assert "clean" in engine.run("audit", "verify")
+    replayed = json.loads(engine.run("audit", "replay", order_id, "--as-of", "4", "--json"))
+    assert len(replayed["events"]) == 4
+    engine.run("audit", "replay", order_id, "--as-of", "99", status=2)
+
+
+def test_a_second_engine_on_the_same_data_is_refused_with_the_owner(engine: Engine) -> None:
+    text = engine.run("up", status=2)
+    assert "in use by another engine, process" in text
+
+
+def test_an_unknown_setting_is_refused_by_every_command(engine: Engine) -> None:
+    engine.environment["ORDERTAPE_SPED"] = "1"
+    try:
+        assert "ORDERTAPE_SPEED" in engine.run("status", status=2)
+    finally:
+        del engine.environment["ORDERTAPE_SPED"]
+
+
+def test_no_engine_is_said_so(engine: Engine) -> None:
+    assert "no usable answer" in engine.run(
+        "submit", "buy", "1", "SOL", "USDC", "--url", "http://127.0.0.1:1", status=2
+    )
+
+
+def test_every_command_has_help(engine: Engine) -> None:
+    for command in ("up", "serve", "worker", "project", "submit", "watch", "status", "demo", "rebuild"):
+        assert len(engine.run(command, "--help").splitlines()) > 4
+    for command in ("replay", "verify"):
+        assert len(engine.run("audit", command, "--help").splitlines()) > 4
+
+
+def test_the_demo_runs_to_its_end_and_again_on_the_same_data() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="ot-"))
+    try:
+        demo = Engine(directory)
+        demo.environment["ORDERTAPE_SPEED"] = "1"
+        for _ in range(2):
+            text = demo.run("demo")
+            assert text.count("pending") >= 5
+            assert "nothing lost, nothing repeated" in text
+            assert "Everything is stopped" in text
+    finally:
+        shutil.rmtree(directory)
