@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.embedded import Servers
 from app.main import open_database, open_store, servers
 from app.settings import Settings, load_settings
-from eventstore.connection import connect
+from eventstore.connection import Pipeline, connect
+from eventstore.errors import StoreUnavailableError
 from eventstore.redis import RedisEventStore
 from projections.migrations import upgrade_schema
 
@@ -89,11 +89,11 @@ async def _running(settings: Settings) -> Servers | None:
     except (OSError, msgspec.DecodeError):
         return None
     # A crashed engine leaves the file behind; what answers is alive.
-    client = connect(found.redis_url)
+    connection = Pipeline(connect(found.redis_url))
     try:
-        await client.time()
-    except (RedisError, OSError):
+        await connection.execute("PING")
+    except StoreUnavailableError:
         return None
     finally:
-        await client.aclose()
+        await connection.close()
     return found
