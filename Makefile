@@ -47,7 +47,8 @@ clean: ## Remove the environment and the engine's data
 	rm -rf $(VENV) .ordertape
 
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "OrderTape needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 2; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "OrderTape needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		echo "This Python has no venv: on Debian or Ubuntu, apt-get install python$$v-venv"; exit 2; }
