@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, make_url
-
 from alembic import context
+from sqlalchemy import Connection, create_engine, make_url
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -15,6 +15,17 @@ from eventstore.errors import NotCanonicalError
 HASH_DOMAIN: Final = b"ordertape/event/1\n"
 MAX_INTEGER: Final = 2**53 - 1
 
+_UNREADABLE: Final = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    NotCanonicalError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
+"""What decoding damaged bytes raises: not JSON, not UTF-8, nested without end, not an event."""
+
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -68,7 +79,7 @@ def chain_fault(data: bytes, prev: str) -> str | None:
             return "is not in canonical form"
         recorded = frame["meta"].pop("hash")
         chained = frame["meta"]["prev"]
-    except (msgspec.DecodeError, NotCanonicalError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         return f"is not an event: {error}"
     if event_hash(_encode(frame)) != recorded:
         return "does not match its hash"

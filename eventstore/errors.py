@@ -59,6 +59,14 @@ class StoreMismatchError(EventStoreError):
     """The store was created with other fixed settings, or another program owns its keys. Change the named setting."""
 
 
+class DamagedEntryError(EventStoreError):
+    """An entry of the store cannot be read: somebody else wrote or changed it. Restore the Redis data."""
+
+    def __init__(self, entry_id: str, cause: Exception) -> None:
+        super().__init__(f"the entry {entry_id} cannot be read ({type(cause).__name__}: {cause})")
+        self.entry_id = entry_id
+
+
 class LevelUnavailableError(EventStoreError):
     """The server cannot give the configured acknowledgement level; the message names the setting that accepts less."""
 

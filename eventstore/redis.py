@@ -1,6 +1,7 @@
 """The event store on Redis or Valkey: one hash tag per partition, one script per append."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Self, cast
 
 from redis.exceptions import ResponseError
@@ -9,6 +10,7 @@ from eventstore.connection import CONNECTION_LOST, Pipeline, connect
 from eventstore.errors import (
     BadIdError,
     ConnectionLostError,
+    DamagedEntryError,
     EpochStaleError,
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -286,36 +288,47 @@ def _fields(flat: Any) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+@contextmanager
+def _reading(entry_id: bytes) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise DamagedEntryError(entry_id.decode(), error) from error
+
+
 def _stored_event(entry: tuple[bytes, Any]) -> StoredEvent:
-    at = LogPosition.of_entry(entry[0])
-    fields = _fields(entry[1])
-    return StoredEvent(
-        version=at.position,
-        epoch=at.epoch,
-        position=int(fields[b"position"]),
-        commit_id=fields[b"commit"].decode(),
-        hash=fields[b"hash"].decode(),
-        data=fields[b"event"],
-    )
+    with _reading(entry[0]):
+        at = LogPosition.of_entry(entry[0])
+        fields = _fields(entry[1])
+        return StoredEvent(
+            version=at.position,
+            epoch=at.epoch,
+            position=int(fields[b"position"]),
+            commit_id=fields[b"commit"].decode(),
+            hash=fields[b"hash"].decode(),
+            data=fields[b"event"],
+        )
 
 
 def _stored_commit(number: int, entry: tuple[bytes, Any]) -> StoredCommit:
-    at = LogPosition.of_entry(entry[0])
-    fields = _fields(entry[1])
-    anchors = fields[b"anchors"].decode()
-    return StoredCommit(
-        partition=number,
-        epoch=at.epoch,
-        position=at.position,
-        stream=fields[b"stream"].decode(),
-        version=int(fields[b"version"]),
-        commit_id=fields[b"commit"].decode(),
-        recorded_us=int(fields[b"recorded"]),
-        events=tuple(fields[b"events"].split(b"\n")),
-        anchors=tuple(anchors[start : start + 8] for start in range(0, len(anchors), 8)),
-    )
+    with _reading(entry[0]):
+        at = LogPosition.of_entry(entry[0])
+        fields = _fields(entry[1])
+        anchors = fields[b"anchors"].decode()
+        return StoredCommit(
+            partition=number,
+            epoch=at.epoch,
+            position=at.position,
+            stream=fields[b"stream"].decode(),
+            version=int(fields[b"version"]),
+            commit_id=fields[b"commit"].decode(),
+            recorded_us=int(fields[b"recorded"]),
+            events=tuple(fields[b"events"].split(b"\n")),
+            anchors=tuple(anchors[start : start + 8] for start in range(0, len(anchors), 8)),
+        )
 
 
 def _task(number: int, entry: tuple[bytes, Any]) -> Task:
-    fields = _fields(entry[1])
-    return Task(fields[b"stream"].decode(), fields[b"kind"].decode(), number, entry[0].decode())
+    with _reading(entry[0]):
+        fields = _fields(entry[1])
+        return Task(fields[b"stream"].decode(), fields[b"kind"].decode(), number, entry[0].decode())

@@ -29,8 +29,8 @@ class SchemaError(ProjectionError):
 
     def __init__(self, current: str | None, head: str) -> None:
         super().__init__(
-            f"the database's schema is {current or 'empty'}, this code needs {head}: migrate the database "
-            "(`alembic -x url=… upgrade head`), or install the version of OrderTape that wrote it"
+            f"the database's schema is {current or 'empty'}, this code needs {head}: start `ordertape up` or "
+            "`ordertape project`, which migrate it, or install the version of OrderTape that wrote it"
         )
         self.current = current
         self.head = head

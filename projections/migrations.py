@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Final
 
+from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from alembic import command
 from projections.database import reading
 from projections.errors import SchemaError
 

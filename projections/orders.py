@@ -129,7 +129,7 @@ def decode_frame(data: bytes | str, name: str) -> Frame:
     """
     try:
         return _decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FrameError(name, str(error)) from None
 
 

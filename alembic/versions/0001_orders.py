@@ -1,9 +1,8 @@
 """Orders, their events, checkpoints and the store they belong to."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
-
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
 down_revision = None

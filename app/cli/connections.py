@@ -14,7 +14,7 @@ from app.settings import Settings, load_settings
 from eventstore.connection import Pipeline, connect
 from eventstore.errors import StoreUnavailableError
 from eventstore.redis import RedisEventStore
-from projections.migrations import upgrade_schema
+from projections.migrations import require_schema
 
 _ADDRESSES = "servers.json"
 
@@ -48,7 +48,7 @@ async def connected(settings: Settings) -> AsyncIterator[Connected]:
         store = await open_store(settings, joined.redis_url)
         database = open_database(joined, "cli")
         try:
-            await upgrade_schema(database)
+            await require_schema(database)
             yield Connected(store, database, joined)
         finally:
             await database.dispose()

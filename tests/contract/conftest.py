@@ -1,17 +1,11 @@
 """Every store that the contract suite runs on."""
 
 import asyncio
-import shutil
-import subprocess
-import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 import pytest
-import redis
 
 from eventstore.memory import MemoryEventStore
 from eventstore.opening import StoreSettings
@@ -21,39 +15,6 @@ from tests.clocks import StepClock
 
 Scenario = Callable[[EventStore], Awaitable[None]]
 RunOnStore = Callable[[Scenario], None]
-
-START_SECONDS = 10
-
-
-@pytest.fixture(scope="session")
-def system_redis_url() -> Iterator[str]:
-    """A server of the machine's own ``redis-server``, as durable as the embedded one; skipped where there is none."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("no redis-server on this machine")
-    directory = Path(tempfile.mkdtemp(prefix="ot-"))
-    socket = directory / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(directory), "--save", ""]
-    process = subprocess.Popen([binary, *options, "--appendonly", "yes", "--appendfsync", "always"], stdout=-3)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        client = redis.Redis(unix_socket_path=str(socket))
-        while not _answers(client):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-        client.close()
-        yield f"unix://{socket}"
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
-        shutil.rmtree(directory)
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
 
 
 @asynccontextmanager

@@ -221,6 +221,19 @@ def test_an_order_that_only_postgresql_has_is_found(redis_url: str, database_url
     on_bench(redis_url, scenario, database_url)
 
 
+def test_an_unreadable_stream_does_not_hide_what_is_wrong_with_other_orders(redis_url: str, database_url: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        other = await bench.desk.live(["confirmed"])
+        order_id = await bench.desk.live(["confirmed"])
+        await bench.project()
+        await break_the_text(bench, order_id)
+        execute(database_url, "UPDATE orders SET venue = 'orca' WHERE id = %s", other)
+        found = {(finding.rule, finding.order_id) for finding in (await bench.verify()).findings}
+        assert {("readable", order_id), ("row", other)} <= found
+
+    on_bench(redis_url, scenario, database_url)
+
+
 def test_the_database_of_another_store_is_refused(redis_url: str, database_url: str) -> None:
     async def fill(bench: Bench) -> None:
         await bench.desk.live(["confirmed"])

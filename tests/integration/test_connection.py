@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from eventstore.connection import Pipeline, connect
-from eventstore.errors import OutcomeUnknownError, StoreUnavailableError
+from eventstore.errors import DamagedEntryError, OutcomeUnknownError, StoreUnavailableError
+from eventstore.ids import partition_in
 from eventstore.opening import StoreSettings
 from eventstore.redis import RedisEventStore
 from eventstore.store import Duplicate
@@ -117,6 +118,23 @@ def test_a_cancelled_caller_leaves_other_callers_their_own_answers(redis_url: st
             answers = await asyncio.gather(*callers, return_exceptions=True)
             assert [a for n, a in enumerate(answers) if n != 3] == [str(n).encode() for n in range(10) if n != 3]
         await pipeline.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_entry_that_somebody_else_wrote_is_named(redis_url: str) -> None:
+    async def scenario() -> None:
+        settings = StoreSettings(namespace=f"c{secrets.token_hex(5)}")
+        store = await RedisEventStore.open(redis_url, settings, new_store_id="s")
+        stream = stream_id()
+        foreign = Pipeline(connect(redis_url))
+        prefix = settings.key_prefix(partition_in(stream))
+        await foreign.execute("XADD", f"{prefix}:stream:{stream}", "1-1", "event", "{}")
+        with pytest.raises(DamagedEntryError) as damaged:
+            await store.read_stream(stream)
+        assert damaged.value.entry_id == "1-1"
+        await foreign.close()
+        await store.close()
 
     asyncio.run(scenario())
 

@@ -220,8 +220,8 @@ def test_a_running_projector_outlives_outages_and_backs_off(
     assert differences(database_url, store) == []
 
 
-def test_an_event_store_that_is_away_for_a_while_is_waited_for(database_url: str) -> None:
-    store = watched(appends(stream_id(), market_life()))
+def test_an_event_store_that_is_away_now_and_then_is_waited_for(database_url: str) -> None:
+    store = watched([])
     pauses: list[float] = []
 
     async def outage() -> None:
@@ -231,12 +231,14 @@ def test_an_event_store_that_is_away_for_a_while_is_waited_for(database_url: str
         pauses.append(seconds)
 
     async def scenario() -> None:
-        store.watch = interrupted(outage)
         async with running(database_url, store, sleep) as engine:
-            await caught_up(engine, store)
+            for commit in appends(stream_id(), market_life())[:3]:
+                store.watch = interrupted(outage)
+                await store.append(commit)
+                await caught_up(engine, store)
 
     asyncio.run(scenario())
-    assert pauses == [RETRY_SECONDS_MIN]
+    assert pauses == [RETRY_SECONDS_MIN] * 3
     assert differences(database_url, store) == []
 
 

@@ -204,7 +204,7 @@ def test_a_swap_that_stays_blocked_is_given_up_and_leaves_the_live_table(databas
 
 def test_the_swap_waits_for_the_batch_that_is_being_projected(database_url: str) -> None:
     project(database_url, filled(interleaved(seed=29, orders=5)))
-    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def scenario() -> None:
         async with database(database_url) as engine, asyncio.timeout(WAIT_SECONDS):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -15,12 +16,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from alembic import command
 from projections.database import create_database_engine
 from projections.errors import DatabaseUrlError, SchemaError
 from projections.migrations import require_schema, upgrade_schema
 from projections.tables import metadata
-from tests.conftest import database, execute
+from tests.conftest import WAIT_SECONDS, database, execute
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +96,9 @@ def test_migrations_go_up_down_and_up_again(database_url: str) -> None:
 
 def test_two_starters_at_once_migrate_once(empty_database_url: str) -> None:
     async def start(engine: AsyncEngine) -> None:
-        await asyncio.gather(*(upgrade_schema(engine) for _ in range(3)))
+        async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as starters:
+            for _ in range(3):
+                starters.create_task(upgrade_schema(engine))
         await require_schema(engine)
 
     with_engine(empty_database_url, start)

@@ -6,9 +6,12 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.audit.examine import examine
+from app.audit.findings import KEPT_MAX, Findings, of_partition
 from app.dex.router import choose
 from app.orders.codec import Origin, from_frame, to_frame
 from app.orders.events import (
@@ -27,8 +30,9 @@ from app.orders.events import (
 )
 from app.orders.money import format_units, parse_units
 from app.orders.times import format_time
-from eventstore.canonical import seal
+from eventstore.canonical import canonical, seal
 from eventstore.store import StoredEvent
+from tests.builders import stream_id
 from tests.clocks import START_US
 from tests.desk import HEIGHT, Plot, broken, desk, stream_in
 
@@ -317,3 +321,18 @@ def test_an_event_after_the_end_of_an_order_is_found() -> None:
         assert broken(examine(order_id, resealed(stream, [*frames, more]))) == {(len(frames) + 1, "lifecycle")}
 
     run(scenario())
+
+
+@given(st.binary(max_size=200) | st.just(b"[" * 5000) | st.just(canonical({"meta": {"hash": 1, "prev": None}})))
+def test_bytes_that_are_no_event_are_findings_not_failures(data: bytes) -> None:
+    examined = examine(stream_id(), [StoredEvent(1, 1, 1, "c", "h", data)])
+    assert {rule for _, rule in broken(examined)} >= {"chain", "readable"}
+    assert (examined.state, examined.readable) == (None, False)
+
+
+def test_findings_beyond_the_bound_are_counted_only() -> None:
+    findings = Findings()
+    examined = examine(stream_id(), [StoredEvent(2, 1, 1, "c", "h", b"")])
+    fault = examined.steps[0].faults[0]
+    findings.extend([of_partition(0, fault)] * (KEPT_MAX + 5))
+    assert (len(findings.kept), findings.total) == (KEPT_MAX, KEPT_MAX + 5)
