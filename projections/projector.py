@@ -30,6 +30,8 @@ BATCH_COMMITS_MAX: Final = 5000
 WAIT_SECONDS: Final = 0.5
 """How long one read of a quiet log waits; the bound on how late a request to stop is seen."""
 
+GATHER_SECONDS: Final = 0.02
+"""Pause after a batch: the first event of a quiet log is projected at once, those of a busy one in larger batches."""
 RETRY_SECONDS_MIN: Final = 0.1
 RETRY_SECONDS_MAX: Final = 5.0
 
@@ -119,6 +121,8 @@ class Projector:
             if commits:
                 await self._advance(commits, checkpoints)
             self._retry_seconds = RETRY_SECONDS_MIN
+            if commits:
+                await self._pause(GATHER_SECONDS, stopping)
 
     async def _read(self, after: Checkpoints, wait_seconds: float) -> Sequence[StoredCommit]:
         return await self._store.read_log({n: at.end for n, at in after.items()}, self._limit, wait_seconds)
