@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +27,9 @@ CATCH_UPS_MAX: Final = 8
 BACK_OFF_SECONDS: Final = 0.5
 CLOSE_SECONDS: Final = 1
 DRAIN_SECONDS: Final = 3
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 log: Final = logging.getLogger(__name__)
 
@@ -347,7 +351,9 @@ class Session:
         """Return the frames that the subscription lacks, and whether more may follow at once."""
         order_id = subscription.order_id
         if subscription.start is not None:
-            resumed = await self._resumed(order_id, subscription.start)
+            resumed = resume_from_ring(self._all.ring, order_id, subscription.start)
+            if resumed is None:
+                resumed = await self._read_store(resume, order_id, subscription.start)
             subscription.seq = resumed.seq
             subscription.start = None
             if self._is_current(subscription):
@@ -356,16 +362,14 @@ class Session:
         frames = self._all.ring.after(order_id, subscription.seq)
         if frames is not None:
             return list(frames), False
-        async with self._all.catch_ups:
-            events = await read_events(self._all.store, order_id, subscription.seq, PAGE)
+        events = await self._read_store(read_events, order_id, subscription.seq)
         return [frame_of_event(order_id, event) for event in events], len(events) == PAGE
 
-    async def _resumed(self, order_id: str, after: After) -> Resumed:
-        resumed = resume_from_ring(self._all.ring, order_id, after)
-        if resumed is not None:
-            return resumed
+    async def _read_store(
+        self, read: Callable[[EventStore, str, P, int], Awaitable[T]], order_id: str, position: P
+    ) -> T:
         async with self._all.catch_ups:
-            return await resume(self._all.store, order_id, after, PAGE)
+            return await read(self._all.store, order_id, position, PAGE)
 
     async def _confirm(self, subscription: _Subscription, resumed: Resumed) -> None:
         """Answer the request to subscribe, if it asked for that or if no event will."""

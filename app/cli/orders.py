@@ -80,6 +80,8 @@ async def _show(api: Client, order_id: str, after: str | None, as_json: bool) ->
             sys.stdout.flush()
         else:
             console.print(event_line(frame), highlight=False)
+    if not status:
+        status = (await api.order(order_id))["status"]
     return status == "confirmed"
 
 

@@ -80,21 +80,23 @@ class Client:
             OrderRefusedError: the server does not know the order or cannot resume there.
             UnreachableError: no connection after the given number of tries.
         """
-        position, failures = after, 0
-        while True:
+        position, failures, lost = after, 0, ""
+        while failures < self._tries:
             try:
                 async with aclosing(self._connection(order_id, position)) as frames:
                     async for frame in frames:
-                        failures, position = 0, frame["cursor"]
-                        yield frame
-                        if frame["status"] in TERMINAL:
+                        if "event" in frame:
+                            failures, position = 0, frame["cursor"]
+                            yield frame
+                        if frame.get("status") in TERMINAL or frame.get("ended"):
                             return
+                lost = "the server closed the connection"
             except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError) as error:
-                failures += 1
-                if failures >= self._tries:
-                    raise UnreachableError(f"cannot follow {order_id} at {self._url}: {error}") from error
-                ceiling = min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS * 2**failures)
-                await asyncio.sleep(random.uniform(0, ceiling))
+                lost = str(error)
+            failures += 1
+            # Full jitter: clients that lost one server together do not come back together.
+            await asyncio.sleep(random.uniform(0, min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS * 2**failures)))
+        raise UnreachableError(f"cannot follow {order_id} at {self._url}: {lost}")
 
     async def _connection(self, order_id: str, after: str | int | None) -> AsyncGenerator[dict[str, Any]]:
         subscribe = {"type": "subscribe", "orderId": order_id}
@@ -104,8 +106,7 @@ class Client:
                 frame = json.loads(text)
                 if frame.get("type") == "error":
                     raise OrderRefusedError(frame)
-                if "event" in frame:
-                    yield frame
+                yield frame
 
     @property
     def socket_url(self) -> str:

@@ -100,11 +100,11 @@ def test_readiness_names_the_check_that_fails(redis_url: str, database_url: str)
     asyncio.run(main())
 
 
-def test_readiness_asks_for_the_migration_of_an_empty_database(empty_database_url: str) -> None:
+def test_readiness_says_that_the_schema_is_missing(empty_database_url: str) -> None:
     async def main() -> None:
         async with running(memory_store(), empty_database_url) as api:
             checks = (await api.http.get("/readyz")).json()["checks"]
-            assert "migrate the database" in checks["database"]["problem"]
+            assert "the database's schema is empty" in checks["database"]["problem"]
 
     asyncio.run(main())
 

@@ -88,6 +88,7 @@ def test_an_order_is_submitted_shown_and_found_again(engine: Engine) -> None:
     order_id = lines[0]["orderId"]
     again = [json.loads(line) for line in engine.run("watch", order_id, "--after", "3", "--json").splitlines()]
     assert again == lines[3:]
+    assert engine.run("watch", order_id, "--after", str(len(lines)), "--json") == ""
     assert "confirmed" in engine.run("watch", order_id)
 
 
