@@ -18,7 +18,7 @@ from tests.builders import first_append, stream_id
 
 
 class ReplyDropper:
-    """A server between client and Redis that, when told to, passes commands on and cuts the line at the reply."""
+    """A server between client and Redis that, when told to, passes a script on and cuts the line at its reply."""
 
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
@@ -28,24 +28,31 @@ class ReplyDropper:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_unix_connection(self._socket_path)
         try:
+            scripts = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._commands(reader, up_writer))
-                group.create_task(self._replies(up_reader, writer))
+                group.create_task(self._commands(reader, up_writer, scripts))
+                group.create_task(self._replies(up_reader, writer, scripts))
         except* ConnectionError:
             pass
         finally:
             writer.close()
             up_writer.close()
 
-    async def _commands(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:
+    async def _commands(
+        self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, scripts: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
-            self.commands += data.count(b"EVALSHA")
+            if b"EVALSHA" in data:
+                self.commands += data.count(b"EVALSHA")
+                scripts.set()
             upstream.write(data)
         raise ConnectionResetError
 
-    async def _replies(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _replies(
+        self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, scripts: asyncio.Event
+    ) -> None:
         while data := await upstream.read(65536):
-            if self.dropping:
+            if self.dropping and scripts.is_set():
                 raise ConnectionResetError
             writer.write(data)
         raise ConnectionResetError
