@@ -2,7 +2,7 @@
 
 from eventstore.canonical import SealedEvent, seal
 from eventstore.ids import new_stream_id, new_ulid
-from eventstore.store import Append
+from eventstore.store import Append, IdempotencyKey, IndexEntry
 
 _counter = iter(range(1, 1 << 60))
 
@@ -26,3 +26,39 @@ def events(count: int = 1, prev: str = "", first: int = 1) -> tuple[SealedEvent,
 def first_append(stream: str, count: int = 1, commit_id: str = "c1") -> Append:
     """The append that creates ``stream``."""
     return Append(stream=stream, expected_version=0, expected_hash="", commit_id=commit_id, events=events(count))
+
+
+def keyed(stream: str, key: IdempotencyKey, commit_id: str) -> Append:
+    """The append that creates ``stream`` for a request with an idempotency key."""
+    return Append(
+        stream=stream,
+        expected_version=0,
+        expected_hash="",
+        commit_id=commit_id,
+        events=events(1),
+        idempotency=key,
+    )
+
+
+def with_task(stream: str) -> Append:
+    """The append that creates ``stream`` with a task."""
+    return Append(
+        stream=stream,
+        expected_version=0,
+        expected_hash="",
+        commit_id="c1",
+        events=events(1),
+        add_task="attempt",
+    )
+
+
+def with_timer(stream: str, due_ms: int) -> Append:
+    """The append that creates ``stream`` with a timer."""
+    return Append(
+        stream=stream,
+        expected_version=0,
+        expected_hash="",
+        commit_id="c1",
+        events=events(1),
+        set_entries=(IndexEntry("due", f"resolve {stream}", due_ms),),
+    )

@@ -17,7 +17,7 @@ from eventstore.store import (
     IndexEntry,
     StoredCommit,
 )
-from tests.builders import events, first_append, stream_id
+from tests.builders import events, first_append, keyed, stream_id, with_task, with_timer
 from tests.contract.conftest import RunOnStore
 
 
@@ -187,16 +187,16 @@ def test_an_idempotency_key_leads_to_the_first_stream(run_on_store: RunOnStore) 
     async def test(store: EventStore) -> None:
         key = IdempotencyKey("client", "key-1", "f1")
         first, second, third = (stream_id(owner="client") for _ in range(3))
-        await store.append(_keyed(first, key, "c1"))
-        repeated = await store.append(_keyed(second, key, "c2"))
+        await store.append(keyed(first, key, "c1"))
+        repeated = await store.append(keyed(second, key, "c2"))
         assert isinstance(repeated, Existing)
         assert repeated.stream == first
         with pytest.raises(IdempotencyConflictError) as refused:
-            await store.append(_keyed(third, IdempotencyKey("client", "key-1", "f2"), "c3"))
+            await store.append(keyed(third, IdempotencyKey("client", "key-1", "f2"), "c3"))
         assert refused.value.stream == first
         assert list(await store.read_stream(second)) == []
         assert list(await store.read_stream(third)) == []
-        other_scope = await store.append(_keyed(third, IdempotencyKey("other", "key-1", "f2"), "c4"))
+        other_scope = await store.append(keyed(third, IdempotencyKey("other", "key-1", "f2"), "c4"))
         assert isinstance(other_scope, Appended)
 
     run_on_store(test)
@@ -204,7 +204,7 @@ def test_an_idempotency_key_leads_to_the_first_stream(run_on_store: RunOnStore) 
 
 def test_a_keyed_append_that_is_sent_again_is_a_duplicate(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
-        commit = _keyed(stream_id(owner="client"), IdempotencyKey("client", "k", "f"), "c1")
+        commit = keyed(stream_id(owner="client"), IdempotencyKey("client", "k", "f"), "c1")
         await store.append(commit)
         assert isinstance(await store.append(commit), Duplicate)
 
@@ -214,7 +214,7 @@ def test_a_keyed_append_that_is_sent_again_is_a_duplicate(run_on_store: RunOnSto
 def test_a_task_is_taken_once_and_gone_when_an_append_finishes_it(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         stream = stream_id()
-        await store.append(_with_task(stream))
+        await store.append(with_task(stream))
         (task,) = await store.take_tasks("w1", 10)
         assert (task.stream, task.kind) == (stream, "attempt")
         assert list(await store.take_tasks("w2", 10)) == []
@@ -238,7 +238,7 @@ def test_a_task_is_taken_once_and_gone_when_an_append_finishes_it(run_on_store: 
 
 def test_a_dead_workers_task_is_claimed_and_may_be_finished_without_events(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
-        await store.append(_with_task(stream_id()))
+        await store.append(with_task(stream_id()))
         (task,) = await store.take_tasks("dead", 10)
         assert list(await store.claim_tasks("alive", 60_000, 10)) == []
         assert list(await store.claim_tasks("alive", 0, 10)) == [task]
@@ -254,9 +254,9 @@ def test_unfinished_tasks_are_listed_oldest_first_whoever_holds_them(run_on_stor
     async def test(store: EventStore) -> None:
         streams = [stream_id() for _ in range(3)]
         for stream in streams[:2]:
-            await store.append(_with_task(stream))
+            await store.append(with_task(stream))
         held = await store.take_tasks("w", 10)
-        await store.append(_with_task(streams[2]))
+        await store.append(with_task(streams[2]))
         listed = await store.list_tasks(partition_in(streams[0]))
         assert [task.stream for task in listed] == streams
         assert list(listed[:2]) == list(held)
@@ -271,7 +271,7 @@ def test_unfinished_tasks_are_listed_oldest_first_whoever_holds_them(run_on_stor
 def test_long_lists_of_tasks_are_listed_whole(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         streams = [stream_id() for _ in range(1001)]
-        await asyncio.gather(*(store.append(_with_task(stream)) for stream in streams))
+        await asyncio.gather(*(store.append(with_task(stream)) for stream in streams))
         listed = await store.list_tasks(partition_in(streams[0]))
         assert sorted(task.stream for task in listed) == sorted(streams)
 
@@ -283,7 +283,7 @@ def test_a_waiting_worker_wakes_when_a_task_is_added(run_on_store: RunOnStore) -
         stream = stream_id()
         taking = asyncio.create_task(store.take_tasks("w", 10, 10))
         await asyncio.sleep(0)
-        await store.append(_with_task(stream))
+        await store.append(with_task(stream))
         assert [task.stream for task in await asyncio.wait_for(taking, 5)] == [stream]
 
     run_on_store(test)
@@ -292,8 +292,8 @@ def test_a_waiting_worker_wakes_when_a_task_is_added(run_on_store: RunOnStore) -
 def test_due_timers_become_tasks_and_later_ones_wait(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         now, later = stream_id(), stream_id()
-        await store.append(_with_timer(now, 1))
-        await store.append(_with_timer(later, 2**52))
+        await store.append(with_timer(now, 1))
+        await store.append(with_timer(later, 2**52))
         wait_ms = await store.fire_timers(100)
         assert wait_ms is not None
         assert wait_ms > 10**9
@@ -308,7 +308,7 @@ def test_due_timers_become_tasks_and_later_ones_wait(run_on_store: RunOnStore) -
 def test_an_append_clears_the_timer_it_names(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         stream = stream_id()
-        await store.append(_with_timer(stream, 1))
+        await store.append(with_timer(stream, 1))
         head = events(1)[0].hash
         await store.append(
             Append(
@@ -373,36 +373,3 @@ def test_too_few_or_too_many_events_are_refused(run_on_store: RunOnStore, count:
         assert list(await store.read_stream(stream)) == []
 
     run_on_store(test)
-
-
-def _keyed(stream: str, key: IdempotencyKey, commit_id: str) -> Append:
-    return Append(
-        stream=stream,
-        expected_version=0,
-        expected_hash="",
-        commit_id=commit_id,
-        events=events(1),
-        idempotency=key,
-    )
-
-
-def _with_task(stream: str) -> Append:
-    return Append(
-        stream=stream,
-        expected_version=0,
-        expected_hash="",
-        commit_id="c1",
-        events=events(1),
-        add_task="attempt",
-    )
-
-
-def _with_timer(stream: str, due_ms: int) -> Append:
-    return Append(
-        stream=stream,
-        expected_version=0,
-        expected_hash="",
-        commit_id="c1",
-        events=events(1),
-        set_entries=(IndexEntry("due", f"resolve {stream}", due_ms),),
-    )

@@ -1,13 +1,8 @@
 """The simulated chain on a real server: what lands, when, with which amounts, and what can be proved about it."""
 
 import asyncio
-import time
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Final
 
 import pytest
-from redis.asyncio import Redis
 
 from app.dex.chain import (
     BLOCKHASH_LIFETIME,
@@ -15,7 +10,6 @@ from app.dex.chain import (
     Landed,
     LandedFailed,
     LedgerEntry,
-    Observation,
     SimulatedChain,
     Status,
 )
@@ -28,79 +22,21 @@ from app.dex.errors import (
 )
 from app.dex.profile import Profile
 from app.dex.tokens import SOL, USDC
-from app.dex.transaction import SwapMessage, Wallet, encode, tx_id
+from app.dex.transaction import Wallet
 from app.dex.venue import Swap, price_swap
 from app.orders.events import Side
 from eventstore.connection import Pipeline, connect
-
-WAIT_SECONDS = 20
-SEED = "chain"
-WALLET = Wallet(SEED)
-ANY_PRICE: Final[dict[Side, int]] = {"sell": 1, "buy": (1 << 64) - 1}
-REAL_TIME = 1_000_000
-
-CALM = Profile(drop_ppm=0, fork_ppm=0)
-NEXT_SLOT = Profile(drop_ppm=0, fork_ppm=0, landing_ppm=(0, 1_000_000))
-
-
-class World:
-    """A fresh chain, and how a worker would use it."""
-
-    def __init__(self, client: Redis, profile: Profile, speed_ppm: int, namespace: str) -> None:
-        self.client = client
-        self.connection = Pipeline(client)
-        self.profile = profile
-        self.namespace = namespace
-        self.chain = self.opened(speed_ppm)
-
-    def opened(self, speed_ppm: int = 0, *, seed: str = SEED, profile: Profile | None = None) -> SimulatedChain:
-        """The same stored chain, as another process opens it."""
-        return SimulatedChain(
-            self.connection, seed=seed, profile=profile or self.profile, speed_ppm=speed_ppm, namespace=self.namespace
-        )
-
-    async def send(self, swap: Swap, *, limit: int | None = None, blockhash: Blockhash | None = None) -> str:
-        """Sign and send a swap; return its transaction id."""
-        message = signed_bytes(swap, blockhash or await self.chain.latest_blockhash(), limit=limit)
-        signature = WALLET.sign(message)
-        await self.chain.send(message, signature)
-        return tx_id(signature)
-
-    async def observed_until(self, signature: str, *, slots: int = 400) -> Observation:
-        """The first observation that has a status for ``signature``."""
-        for _ in range(slots):
-            observation = await self.chain.observe([signature])
-            if signature in observation.statuses:
-                return observation
-        raise AssertionError(f"{signature} did not land within {slots} slots")
-
-    async def pass_slots(self, count: int) -> Observation:
-        for _ in range(count):
-            observation = await self.chain.observe([])
-        return observation
-
-
-def run(redis_url: str, test: Callable[[World], Awaitable[None]], profile: Profile = CALM, speed_ppm: int = 0) -> None:
-    """Run ``test`` in a world of its own."""
-
-    async def scenario() -> None:
-        async with connect(redis_url) as client:
-            await test(World(client, profile, speed_ppm, f"chain-{uuid.uuid4().hex}"))
-
-    asyncio.run(asyncio.wait_for(scenario(), 6 * WAIT_SECONDS))
-
-
-def sale(number: int = 1, *, side: Side = "sell", attempt: int = 1) -> Swap:
-    return Swap(order_id=f"order-{number}", attempt=attempt, side=side, base=SOL, quote=USDC, amount=1_000_000_000)
-
-
-def signed_bytes(swap: Swap, blockhash: Blockhash, *, limit: int | None = None, venue: str = "raydium") -> bytes:
-    bound = ANY_PRICE[swap.side] if limit is None else limit
-    return encode(SwapMessage(payer=WALLET.address, blockhash=blockhash.hash, venue=venue, swap=swap, limit=bound))
-
-
-def price(swap: Swap, slot: int, profile: Profile = CALM) -> int:
-    return price_swap("raydium", swap, slot, seed=SEED, profile=profile).amount
+from tests.integration.worlds import (
+    CALM,
+    NEXT_SLOT,
+    SEED,
+    WALLET,
+    World,
+    price,
+    run,
+    sale,
+    signed_bytes,
+)
 
 
 @pytest.mark.parametrize("side", ["sell", "buy"])
@@ -345,52 +281,6 @@ def test_bytes_that_are_no_signed_message_are_refused_and_not_kept(redis_url: st
         assert await world.client.keys(f"{world.namespace}:messages") == []
 
     run(redis_url, test)
-
-
-def test_without_a_clock_only_observations_let_slots_pass(redis_url: str) -> None:
-    async def test(world: World) -> None:
-        start = await world.chain.slot()
-        await world.chain.latest_blockhash()
-        await world.send(sale())
-        await world.chain.ledger()
-        assert await world.chain.slot() == start
-        heights = [(await world.chain.observe([])).height for _ in range(5)]
-        assert heights == [start - 2 + passed for passed in range(1, 6)]
-        assert await world.opened().slot() == start + 5
-
-    run(redis_url, test)
-
-
-def test_the_clock_never_goes_back_whatever_the_speed_or_the_time_of_day(redis_url: str) -> None:
-    async def passes(chain: SimulatedChain, slot: int) -> int:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while (now := await chain.slot()) < slot:
-            assert time.monotonic() < deadline
-        return now
-
-    async def test(world: World) -> None:
-        start = await world.chain.slot()
-        fast = await passes(world.chain, start + 50)
-        slow = world.opened(REAL_TIME)
-        assert fast <= await slow.slot() <= fast + 10_000
-        stopped = await world.opened(0).slot()
-        assert stopped >= fast
-        seconds, _ = await world.client.time()
-        await world.client.hset(f"{world.namespace}:clock", "since", str((seconds + 3_600) * 1_000_000))
-        assert stopped <= await slow.slot() <= stopped + 1
-        await passes(world.opened(1_000 * REAL_TIME), stopped + 5)
-
-    run(redis_url, test, speed_ppm=1_000 * REAL_TIME)
-
-
-def test_slots_pass_with_the_time_of_the_server(redis_url: str) -> None:
-    async def test(world: World) -> None:
-        start = await world.chain.slot()
-        since = int(await world.client.hget(f"{world.namespace}:clock", "since") or 0)
-        await world.client.hset(f"{world.namespace}:clock", "since", str(since - 4_000_000))
-        assert start + 10 <= await world.chain.slot() <= start + 10 + WAIT_SECONDS
-
-    run(redis_url, test, speed_ppm=REAL_TIME)
 
 
 def test_what_lands_depends_on_names_and_not_on_the_order_of_calls(redis_url: str) -> None:
