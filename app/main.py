@@ -44,8 +44,10 @@ Role = Callable[[Settings, Servers, asyncio.Event], Awaitable[None]]
 
 
 @asynccontextmanager
-async def servers(settings: Settings) -> AsyncIterator[Servers]:
+async def servers(settings: Settings, on_end: Callable[[], None] = lambda: None) -> AsyncIterator[Servers]:
     """Yield the configured servers; what no URL names is embedded, and stops with the context.
+
+    ``on_end`` is called when embedded servers end before that: close the context then, which tells why.
 
     Raises:
         EmbeddedError: an embedded server did not start.
@@ -53,7 +55,8 @@ async def servers(settings: Settings) -> AsyncIterator[Servers]:
     if settings.redis_url is not None and settings.database_url is not None:
         yield Servers(settings.redis_url, settings.database_url)
         return
-    async with embedded_servers(Path(settings.data_dir), postgres=settings.database_url is None) as embedded:
+    data_dir, postgres = Path(settings.data_dir), settings.database_url is None
+    async with embedded_servers(data_dir, postgres=postgres, on_end=on_end) as embedded:
         yield Servers(settings.redis_url or embedded.redis_url, settings.database_url or embedded.database_url)
 
 

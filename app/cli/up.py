@@ -41,7 +41,7 @@ def up() -> None:
     console = Console(stderr=True)
 
     async def run(stopping: asyncio.Event) -> None:
-        async with engine(settings):
+        async with engine(settings, stopping.set):
             console.print(usage(settings), highlight=False, soft_wrap=True)
             await stopping.wait()
             console.print("Draining, then stopping the servers.")
@@ -78,14 +78,16 @@ OrderTape is running on {url}. Ctrl-C stops it. In another terminal:
 
 
 @asynccontextmanager
-async def engine(settings: Settings) -> AsyncIterator[Servers]:
+async def engine(settings: Settings, on_end: Callable[[], None] = lambda: None) -> AsyncIterator[Servers]:
     """Run every part of the engine while the context is open; it is ready when the context opens.
+
+    ``on_end`` is called when embedded servers end before that: close the context then, which tells why.
 
     Raises:
         EmbeddedError, EventStoreError, ProjectionError: a server cannot be used.
         StartError: a part did not become ready.
     """
-    async with servers(settings) as found, announced(settings, found):
+    async with servers(settings, on_end) as found, announced(settings, found):
         database = open_database(found, "up")
         try:
             await upgrade_schema(database)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,7 +35,11 @@ class _Announcement(msgspec.Struct, frozen=True, rename="camel"):
 
 @asynccontextmanager
 async def embedded_servers(
-    data_dir: Path, *, postgres: bool = True, start_timeout_seconds: int = 60
+    data_dir: Path,
+    *,
+    postgres: bool = True,
+    start_timeout_seconds: int = 60,
+    on_end: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Servers]:
     """Run the embedded servers on ``data_dir`` while the context is open; both answer when it opens.
 
@@ -45,6 +49,7 @@ async def embedded_servers(
     Args:
         data_dir: created with mode 0700 if missing; one engine at a time.
         start_timeout_seconds: how long each server may take to answer; a long log to replay may need more.
+        on_end: called when the servers end before the context closes; close it then, which tells why.
 
     Raises:
         EmbeddedError: the servers did not start, or one of them ended before the context closed.
@@ -62,7 +67,13 @@ async def embedded_servers(
         start_new_session=True,
     )
     try:
-        yield await _announced(warden)
+        servers = await _announced(warden)
+        watching = asyncio.create_task(warden.wait())
+        watching.add_done_callback(lambda _: None if watching.cancelled() else on_end())
+        try:
+            yield servers
+        finally:
+            watching.cancel()
     finally:
         failure = await _released(warden)
     if failure:

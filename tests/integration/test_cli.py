@@ -145,6 +145,27 @@ def test_every_command_has_help(engine: Engine) -> None:
         assert len(engine.run("audit", command, "--help").splitlines()) > 4
 
 
+@pytest.mark.parametrize("killed", ["engine", "valkey"])
+def test_nothing_is_left_behind_when_a_process_is_killed(killed: str) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="ot-"))
+    engine = Engine(directory)
+    try:
+        process = engine.start()
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        if killed == "engine":
+            process.kill()
+        else:
+            next(child for child in descendants if "valkey-server" in child.name()).kill()
+        _, text = process.communicate(timeout=START_SECONDS)
+        _, left = psutil.wait_procs(descendants, timeout=START_SECONDS)
+        assert left == []
+        if killed == "valkey":
+            assert process.returncode == 2
+            assert "ended by itself" in text
+    finally:
+        shutil.rmtree(directory)
+
+
 def test_the_demo_runs_to_its_end_and_again_on_the_same_data() -> None:
     directory = Path(tempfile.mkdtemp(prefix="ot-"))
     try:
