@@ -1,5 +1,22 @@
 """Builders whose defaults fit together, so that each value a test sets matters to it."""
 
+from app.orders.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Chosen,
+    Event,
+    Failure,
+    OrderAccepted,
+    OrderConfirmed,
+    OrderFailed,
+    PriceProtectionTripped,
+    QuotesCollected,
+    Receipt,
+    Retry,
+    RouteSelected,
+    SubmissionUnknown,
+    SubmitIntentRecorded,
+)
 from eventstore.canonical import SealedEvent, seal
 from eventstore.ids import new_stream_id, new_ulid
 from eventstore.store import Append, IdempotencyKey, IndexEntry
@@ -62,3 +79,30 @@ def with_timer(stream: str, due_ms: int) -> Append:
         events=events(1),
         set_entries=(IndexEntry("due", f"resolve {stream}", due_ms),),
     )
+
+
+_FAILURE = Failure(code="no_quote", message="no venue gave a usable quote")
+_RECEIPT = Receipt(venue="raydium", amount_in="1", amount_out="2", fee="0", network_fee="0.000005", slot=1)
+
+EVERY_EVENT: tuple[Event, ...] = (
+    OrderAccepted(
+        side="sell",
+        base_asset="SOL",
+        quote_asset="USDC",
+        amount="1",
+        decimals=(9, 6),
+        order_type="market",
+        slippage_bps=50,
+    ),
+    AttemptStarted(attempt=1),
+    QuotesCollected(slot=1, quotes=()),
+    RouteSelected(policy="best-net/1", chosen=Chosen(venue="raydium", amount="2"), decision="0", min_out="2"),
+    PriceProtectionTripped(guard="anchor", limit="2", observed="1"),
+    SubmitIntentRecorded(tx_id="t", message="", last_valid_height=1),
+    SubmissionUnknown(checks=1, next_check_at="2026-11-21T00:00:00.000000Z"),
+    AttemptFailed(attempt=1, error=_FAILURE, retry=Retry(attempt=2, delay_ms=1, due_at="2026-11-21T00:00:00.000000Z")),
+    AttemptFailed(attempt=3, error=_FAILURE),
+    OrderConfirmed(tx_id="t", receipt=_RECEIPT),
+    OrderFailed(error=_FAILURE, attempts=3),
+)
+"""One event of each type, and of each public name."""

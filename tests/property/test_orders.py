@@ -30,6 +30,7 @@ from app.orders.obligations import obligations
 from app.orders.state import MAX_ATTEMPTS, Absent, Confirmed, Exhausted, Failed, Quoted, State, Submitted
 from app.orders.times import format_time, parse_time
 from eventstore.canonical import chain_fault, seal
+from tests.builders import EVERY_EVENT
 
 TX_IDS = ("tx1", "tx2")
 
@@ -228,3 +229,7 @@ def test_a_placed_order_keeps_its_exact_amount(command: PlaceOrder) -> None:
     state = evolve(Absent(), accepted)
     assert getattr(state, "terms").amount == command.amount  # noqa: B009 - the union has no common attribute
     assert msgspec.to_builtins(accepted)["amount"] == format_units(command.amount, command.base_decimals)
+
+
+def test_the_events_that_documents_are_checked_against_are_all_there_are() -> None:
+    assert {type(event) for event in EVERY_EVENT} == set(EVENT_TYPES.values())

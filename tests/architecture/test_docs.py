@@ -1,0 +1,59 @@
+"""The documents stay true: what they name exists, and what exists by name is in them."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from typer.main import get_command
+
+from app.api.problems import PROBLEMS, Code
+from app.cli.main import app
+from app.orders.events import FailureCode
+from app.orders.lifecycle import Status, public_names
+from tests.builders import EVERY_EVENT
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+README_LINES_MAX = 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:tests|app|docs|eventstore|projections)/[\w./]+\.\w+)`", text)]
+    assert [str(path) for path in (*links, *named) if not path.exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    names = re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in names if f"def {name}(" not in TESTS] == []
+
+
+def test_the_api_page_lists_exactly_the_events_of_the_lifecycle() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    table = text[text.index("| `event` |") :].split("\n\n")[0]
+    rows = re.findall(r"^\| `([\w:]+)` \| (\w+) \|", table, re.MULTILINE)
+    assert set(rows) == {public_names(event) for event in EVERY_EVENT}
+    assert {status for _, status in rows} <= set(get_args(Status))
+
+
+def test_the_readme_is_short_and_its_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= README_LINES_MAX
+    known = set(getattr(get_command(app), "commands"))  # noqa: B009 - click's groups have it, its commands have not
+    assert set(re.findall(r"^ordertape (\w+)", text, re.MULTILINE)) <= known
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_problem_has_its_status() -> None:
+    assert set(PROBLEMS) == set(get_args(Code))
+
+
+def test_every_failure_code_is_given_by_some_decision() -> None:
+    decisions = (ROOT / "app" / "orders" / "decide.py").read_text(encoding="utf-8")
+    assert [code for code in get_args(FailureCode) if f'"{code}"' not in decisions] == []
