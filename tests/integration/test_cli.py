@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from app.cli.demo import free_port
+from app.cli.main import app
 
 START_SECONDS = 60
 RUN_SECONDS = 60
@@ -138,11 +140,26 @@ def test_no_engine_is_said_so(engine: Engine) -> None:
     )
 
 
-def test_every_command_has_help(engine: Engine) -> None:
-    for command in ("up", "serve", "worker", "project", "submit", "watch", "status", "demo", "rebuild"):
-        assert len(engine.run(command, "--help").splitlines()) > 4
-    for command in ("replay", "verify"):
-        assert len(engine.run("audit", command, "--help").splitlines()) > 4
+@pytest.mark.parametrize(
+    "command",
+    [
+        "up",
+        "serve",
+        "worker",
+        "project",
+        "submit",
+        "watch",
+        "status",
+        "demo",
+        "rebuild",
+        "audit replay",
+        "audit verify",
+    ],
+)
+def test_every_command_has_help(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) > 4
 
 
 @pytest.mark.parametrize("killed", ["engine", "valkey"])
