@@ -16,6 +16,7 @@ import msgspec
 
 from app.clock import SystemClock
 from app.dex.chain import Blockhash, Observation
+from app.dex.profile import Profile
 from app.execution.submission import Chain
 from app.main import build_worker, open_chain, open_store
 from app.settings import Settings
@@ -25,12 +26,13 @@ POINTS = ("K2", "K3", "K4", "K5", "K6", "K8", "K9", "K10", "K11", "K12")
 
 
 class Plan(msgspec.Struct):
-    """Where to die, and the file that proves it."""
+    """Where to die, and the file that proves it; without a point, the worker runs until SIGTERM."""
 
     settings: Settings
     redis_url: str
-    point: str
-    marker: str
+    point: str = ""
+    marker: str = ""
+    profile: Profile = Profile()
 
 
 class DyingChain:
@@ -71,17 +73,22 @@ def die(plan: Plan) -> None:
 
 
 async def work(plan: Plan) -> None:
-    """Work until killed."""
+    """Work until killed, or told to stop."""
 
     def reach(point: str, order_id: str) -> None:
         if point == plan.point:
             die(plan)
 
     store = await open_store(plan.settings, plan.redis_url)
-    chain, _ = open_chain(plan.settings, plan.redis_url)
-    watcher, _ = open_chain(plan.settings, plan.redis_url)
-    worker = build_worker(plan.settings, store, DyingChain(chain, watcher, plan), SystemClock(), reach=reach)
-    await worker.run(asyncio.Event())
+    chain, connection = open_chain(plan.settings, plan.redis_url, plan.profile)
+    watcher, watching = open_chain(plan.settings, plan.redis_url, plan.profile)
+    dying = DyingChain(chain, watcher, plan)
+    worker = build_worker(plan.settings, store, dying, SystemClock(), profile=plan.profile, reach=reach)
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    await worker.run(stopping)
+    for resource in (connection, watching, store):
+        await resource.close()
 
 
 if __name__ == "__main__":

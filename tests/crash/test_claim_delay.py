@@ -12,11 +12,13 @@ import pytest
 
 from app.cli.roles import Launch
 from app.clock import SystemClock
+from app.dex.profile import Profile
 from app.embedded import Servers
 from app.main import build_streams, open_chain, open_store
 from app.orders.state import Confirmed, Failed, Submitted, Waiting
 from app.orders.times import parse_time
 from app.settings import Settings
+from tests.crash.crashing_worker import Plan
 from tests.crash.test_worker_crashes import place
 
 pytestmark = pytest.mark.slow
@@ -26,6 +28,7 @@ DELAY_US_MAX = 10_000_000
 LIFE_US_MAX = 4_000_000
 """Of an undisturbed order: 0.2 s for quotes, up to 2.8 s for the swap, and the polls between."""
 END_SECONDS = 60
+CALM = Profile(venue_error_ppm=0, venue_timeout_ppm=0, drop_ppm=0, fork_ppm=0)
 
 
 def start_worker(settings: Settings, redis_url: str) -> "subprocess.Popen[bytes]":
@@ -61,7 +64,7 @@ async def ends(settings: Settings, redis_url: str, order_ids: list[str]) -> dict
                 await store.read_log(await store.log_ends(), 10, 0.2)
             frames = [msgspec.json.decode(event.data) for event in await store.read_stream(order_id)]
             times[order_id] = [parse_time(frame["at"]) for frame in frames]
-    chain, connection = open_chain(settings, redis_url)
+    chain, connection = open_chain(settings, redis_url, CALM)
     swaps = Counter(entry.order_id for entry in await chain.ledger() if entry.outcome == "executed")
     assert set(swaps.values()) <= {1}
     await connection.close()
@@ -69,12 +72,22 @@ async def ends(settings: Settings, redis_url: str, order_ids: list[str]) -> dict
     return times
 
 
+def start_calm_worker(settings: Settings, redis_url: str) -> "subprocess.Popen[bytes]":
+    """A worker in a world where nothing but the test goes wrong, so that lives differ by the kill alone."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.crash.crashing_worker"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(Plan(settings, redis_url, profile=CALM)))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
 def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str) -> None:
     settings = fresh()
     order_ids = [asyncio.run(place(settings, redis_url)) for _ in range(ORDERS)]
-    killed = start_worker(settings, redis_url)
+    killed = start_calm_worker(settings, redis_url)
     asyncio.run(submitted(settings, redis_url, order_ids))
-    survivor = start_worker(settings, redis_url)
+    survivor = start_calm_worker(settings, redis_url)
     killed.kill()
     try:
         times = asyncio.run(ends(settings, redis_url, order_ids))
