@@ -22,6 +22,7 @@ from tests.crash.crashing_worker import POINTS, Plan
 pytestmark = pytest.mark.slow
 
 END_SECONDS = 30
+SLOTS_BETWEEN = 10
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -65,6 +66,9 @@ async def finish(settings: Settings, redis_url: str, order_id: str) -> tuple[Sta
     """Let a healthy worker end the order; return its state and the swaps that the chain's own ledger has for it."""
     store = await open_store(settings, redis_url)
     chain, connection = open_chain(settings, redis_url)
+    # The world moves on: a swap that is signed anew has another blockhash, so another signature, and would be a second.
+    for _ in range(SLOTS_BETWEEN):
+        await chain.observe([])
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(build_worker(settings, store, chain, SystemClock()).run(stopping))
