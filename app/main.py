@@ -26,9 +26,9 @@ from app.execution.streams import OrderStreams
 from app.execution.submission import Chain, Submission
 from app.execution.worker import Worker, WorkerSettings
 from app.settings import Settings
-from eventstore.connection import Pipeline, connect
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore
 from projections.database import create_database_engine
 from projections.migrations import upgrade_schema

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.embedded import Servers
 from app.main import open_database, open_store, servers
 from app.settings import Settings, load_settings
-from eventstore.connection import Pipeline, connect
 from eventstore.errors import StoreUnavailableError
-from eventstore.redis import RedisEventStore
+from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.store import RedisEventStore
 from projections.migrations import require_schema
 
 _ADDRESSES = "servers.json"

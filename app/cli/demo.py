@@ -29,7 +29,7 @@ from app.main import open_database, open_store
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from eventstore.ids import partition_in
-from eventstore.redis import RedisEventStore
+from eventstore.redis.store import RedisEventStore
 from projections.checkpoints import wait_for
 from projections.diff import diff
 from projections.rebuild import rebuild_orders

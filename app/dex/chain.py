@@ -13,9 +13,9 @@ from app.dex.market import SLOT_MS
 from app.dex.profile import MILLION, Profile
 from app.dex.transaction import SwapMessage, decode, tx_id, verify
 from app.dex.venue import price_swap
-from eventstore.connection import Pipeline
 from eventstore.errors import StoreUnavailableError
-from eventstore.scripts import Script, script_of
+from eventstore.redis.connection import Pipeline
+from eventstore.redis.scripts import Script, script_of
 
 GENESIS_SLOT: Final = 10_000
 BLOCKHASH_LIFETIME: Final = 150

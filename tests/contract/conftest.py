@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from eventstore.memory import MemoryEventStore
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore
 from tests.clocks import StepClock
 

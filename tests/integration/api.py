@@ -29,8 +29,8 @@ from app.orders.commands import (
 )
 from app.orders.events import Quote, Receipt
 from eventstore.ids import partition_in
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore, Task
 from projections.database import create_database_engine
 from tests.builders import stream_id

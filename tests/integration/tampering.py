@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.verify import Report, verify
 from app.clock import SystemClock
-from eventstore.connection import connect
 from eventstore.ids import partition_in
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.connection import connect
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from projections.database import create_database_engine
 from projections.projector import Projector
 from tests.desk import Desk

@@ -25,7 +25,7 @@ from app.dex.tokens import SOL, USDC
 from app.dex.transaction import Wallet
 from app.dex.venue import Swap, price_swap
 from app.orders.events import Side
-from eventstore.connection import Pipeline, connect
+from eventstore.redis.connection import Pipeline, connect
 from tests.integration.worlds import (
     CALM,
     NEXT_SLOT,

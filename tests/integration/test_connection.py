@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from eventstore.connection import Pipeline, connect
 from eventstore.errors import DamagedEntryError, OutcomeUnknownError, StoreUnavailableError
 from eventstore.ids import partition_in
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from eventstore.store import Duplicate
 from tests.builders import first_append, stream_id
 

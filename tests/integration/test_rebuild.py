@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.memory import MemoryEventStore
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from projections import queries
 from projections.diff import Finding, diff
 from projections.errors import (

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from eventstore.connection import Pipeline, connect
 from eventstore.errors import (
     EpochStaleError,
     LevelUnavailableError,
@@ -15,8 +14,9 @@ from eventstore.errors import (
     StoreMismatchError,
 )
 from eventstore.ids import LOG_START, partition_in
-from eventstore.opening import StoreSettings
-from eventstore.redis import RedisEventStore
+from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.opening import StoreSettings
+from eventstore.redis.store import RedisEventStore
 from eventstore.store import Append, IdempotencyKey, IndexEntry
 from tests.builders import events, first_append, stream_id
 

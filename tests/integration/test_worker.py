@@ -17,7 +17,7 @@ from app.orders.events import Side
 from app.orders.state import Confirmed, Failed
 from app.settings import Settings
 from eventstore.canonical import chain_fault
-from eventstore.redis import RedisEventStore
+from eventstore.redis.store import RedisEventStore
 
 END_SECONDS = 30
 CALM = Profile(venue_error_ppm=0, venue_timeout_ppm=0, drop_ppm=0, fork_ppm=0)

@@ -17,7 +17,7 @@ from app.dex.tokens import SOL, USDC
 from app.dex.transaction import SwapMessage, Wallet, encode, tx_id
 from app.dex.venue import Swap, price_swap
 from app.orders.events import Side
-from eventstore.connection import Pipeline, connect
+from eventstore.redis.connection import Pipeline, connect
 
 WAIT_SECONDS = 20
 SEED = "chain"

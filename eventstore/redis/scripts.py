@@ -20,7 +20,7 @@ def script_of(text: str) -> Script:
 
 
 def _load(name: str) -> Script:
-    return script_of(resources.files("eventstore").joinpath(name).read_text(encoding="utf-8"))
+    return script_of(resources.files("eventstore.redis").joinpath("lua", name).read_text(encoding="utf-8"))
 
 
 APPEND: Final = _load("append.lua")

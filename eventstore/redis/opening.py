@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from eventstore.errors import LevelUnavailableError, StoreMismatchError
 from eventstore.ids import MAX_PARTITIONS
-from eventstore.scripts import OPEN
+from eventstore.redis.scripts import OPEN
 from eventstore.store import Level
 
 DEFAULT_PARTITIONS: Final = 4

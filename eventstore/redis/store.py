@@ -1,16 +1,11 @@
 """The event store on Redis or Valkey: one hash tag per partition, one script per append."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
 
-from redis.exceptions import ResponseError
-
-from eventstore.connection import CONNECTION_LOST, Pipeline, connect
 from eventstore.errors import (
     BadIdError,
     ConnectionLostError,
-    DamagedEntryError,
     EpochStaleError,
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -20,8 +15,11 @@ from eventstore.errors import (
     WrongVersionError,
 )
 from eventstore.ids import LOG_START, LogPosition, partition_in
-from eventstore.opening import StoreSettings, ensure_level, open_partitions
-from eventstore.scripts import APPEND, FIRE
+from eventstore.redis.connection import CONNECTION_LOST, WAIT_SECONDS_MAX, Pipeline, connect, read_streams
+from eventstore.redis.entries import append_arguments, fields_of, stored_commit, stored_event
+from eventstore.redis.opening import StoreSettings, ensure_level, open_partitions
+from eventstore.redis.scripts import APPEND
+from eventstore.redis.tasks import Tasks, create_group
 from eventstore.store import (
     Append,
     Appended,
@@ -37,10 +35,6 @@ from eventstore.store import (
     check_append,
 )
 
-GROUP: Final = "workers"
-_WAIT_SECONDS_MAX: Final = 30
-_LIST_PAGE: Final = 1000
-
 
 class RedisEventStore:
     """See :class:`eventstore.store.EventStore`. Each event is also published on ``order-events-<stream>``.
@@ -55,7 +49,8 @@ class RedisEventStore:
         self._epochs = list(epochs)
         self._keys = [settings.key_prefix(number) for number in range(settings.partitions)]
         self._pipeline = Pipeline(connect(url))
-        self._waiting = connect(url, wait_seconds=_WAIT_SECONDS_MAX)
+        self._waiting = connect(url, wait_seconds=WAIT_SECONDS_MAX)
+        self._tasks = Tasks(self._pipeline, self._waiting, self._keys)
 
     @classmethod
     async def open(cls, url: str, settings: StoreSettings, *, new_store_id: str) -> Self:
@@ -76,7 +71,7 @@ class RedisEventStore:
             await ensure_level(client, settings.level)
             store_id, epochs = await open_partitions(client, settings, new_store_id)
             for number in range(settings.partitions):
-                await _create_group(client, f"{settings.key_prefix(number)}:tasks")
+                await create_group(client, f"{settings.key_prefix(number)}:tasks")
         except CONNECTION_LOST as error:
             raise StoreUnavailableError(f"cannot use the Redis server: {error}") from error
         finally:
@@ -88,7 +83,7 @@ class RedisEventStore:
         check_append(commit)
         number = self._partition(commit.stream)
         epoch = self._epochs[number]
-        keys, args = _append_arguments(self._keys[number], epoch, commit)
+        keys, args = append_arguments(self._keys[number], epoch, commit)
         try:
             reply = await self._pipeline.run(APPEND, keys, args)
         except ConnectionLostError as error:
@@ -117,15 +112,15 @@ class RedisEventStore:
         key = f"{self._keys[self._partition(stream)]}:stream:{stream}"
         if after == 0:
             entries = await self._pipeline.execute("XRANGE", key, "-", "+", "COUNT", limit)
-            return [_stored_event(entry) for entry in entries]
+            return [stored_event(entry) for entry in entries]
         # The epoch of a version is not known, so versions are counted from the end of the stream.
         newest = await self._pipeline.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-        missing = (_stored_event(newest[0]).version if newest else 0) - after
+        missing = (stored_event(newest[0]).version if newest else 0) - after
         if missing <= 0:
             return ()
         # From that entry, not from the end: the stream may have grown meanwhile.
         entries = await self._pipeline.execute("XREVRANGE", key, newest[0][0], "-", "COUNT", missing)
-        events = [_stored_event(entry) for entry in reversed(entries)]
+        events = [stored_event(entry) for entry in reversed(entries)]
         return [event for event in events if event.version > after][:limit]
 
     async def read_log(
@@ -134,7 +129,7 @@ class RedisEventStore:
         """See :meth:`EventStore.read_log`."""
         streams: dict[str, str] = {f"{self._keys[number]}:log": start.entry_id for number, start in after.items()}
         numbers = {f"{self._keys[number]}:log".encode(): number for number in after}
-        replies = await self._wait("XREAD", limit, wait_seconds, streams)
+        replies = await read_streams(self._waiting, "XREAD", limit, wait_seconds, streams)
         if not replies:
             await self._check_ends(after)
         commits: list[StoredCommit] = []
@@ -142,7 +137,7 @@ class RedisEventStore:
             number = numbers[key]
             last = after[number].position
             for entry in entries:
-                commit = _stored_commit(number, entry)
+                commit = stored_commit(number, entry)
                 first = commit.position - len(commit.events) + 1
                 if first > last + 1:
                     raise PositionMissingError(number, last + 1, first)
@@ -166,52 +161,23 @@ class RedisEventStore:
 
     async def take_tasks(self, consumer: str, limit: int, wait_seconds: float = 0) -> Sequence[Task]:
         """See :meth:`EventStore.take_tasks`."""
-        streams = {f"{prefix}:tasks": ">" for prefix in self._keys}
-        numbers = {f"{prefix}:tasks".encode(): number for number, prefix in enumerate(self._keys)}
-        try:
-            replies = await self._wait("XREADGROUP", limit, wait_seconds, streams, "GROUP", GROUP, consumer)
-        except ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise StoreUnavailableError(f"the Redis server refused to give tasks: {error}") from error
-            for key in streams:
-                await _create_group(self._waiting, key)
-            return ()
-        return [_task(numbers[key], entry) for key, entries in replies for entry in entries]
+        return await self._tasks.take(consumer, limit, wait_seconds)
 
     async def claim_tasks(self, consumer: str, idle_ms: int, limit: int) -> Sequence[Task]:
         """See :meth:`EventStore.claim_tasks`."""
-        tasks: list[Task] = []
-        for number, prefix in enumerate(self._keys):
-            reply = await self._pipeline.execute(
-                "XAUTOCLAIM", f"{prefix}:tasks", GROUP, consumer, idle_ms, "0-0", "COUNT", limit
-            )
-            # Servers before 7.0 report entries that were deleted meanwhile as nil.
-            tasks += [_task(number, entry) for entry in reply[1] if entry and entry[0] and entry[1]]
-        return tasks
+        return await self._tasks.claim(consumer, idle_ms, limit)
 
     async def finish_task(self, task: Task) -> None:
         """See :meth:`EventStore.finish_task`."""
-        key = f"{self._keys[task.partition]}:tasks"
-        await self._pipeline.execute("XACK", key, GROUP, task.id)
-        await self._pipeline.execute("XDEL", key, task.id)
+        await self._tasks.finish(task)
 
     async def list_tasks(self, partition: int) -> Sequence[Task]:
         """See :meth:`EventStore.list_tasks`."""
-        key = f"{self._keys[partition]}:tasks"
-        tasks: list[Task] = []
-        start = "-"
-        while page := await self._pipeline.execute("XRANGE", key, start, "+", "COUNT", _LIST_PAGE):
-            tasks += [_task(partition, entry) for entry in page]
-            start = f"({tasks[-1].id}"
-        return tasks
+        return await self._tasks.unfinished(partition)
 
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""
-        waits = [
-            await self._pipeline.run(FIRE, (f"{prefix}:due", f"{prefix}:tasks"), (limit,)) for prefix in self._keys
-        ]
-        known = [int(wait) for wait in waits if wait is not None]
-        return min(known) if known else None
+        return await self._tasks.fire_timers(limit)
 
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
@@ -227,7 +193,7 @@ class RedisEventStore:
             tasks = await self._pipeline.execute("XLEN", f"{prefix}:tasks")
             groups = await self._pipeline.execute("XINFO", "GROUPS", f"{prefix}:tasks")
             timers = await self._pipeline.execute("ZCARD", f"{prefix}:due")
-            pending = sum(_fields(group)[b"pending"] for group in groups)
+            pending = sum(fields_of(group)[b"pending"] for group in groups)
             statuses.append(PartitionStatus(number, int(epoch or 0), int(position or 0), tasks, pending, timers))
         return statuses
 
@@ -241,94 +207,3 @@ class RedisEventStore:
         if number >= self.partitions:
             raise BadIdError(f"{stream} names partition {number:02d}, but the store has {self.partitions}")
         return number
-
-    async def _wait(
-        self, command: str, limit: int, wait_seconds: float, streams: Mapping[str, str], *prefix: str
-    ) -> list[Any]:
-        wait_ms = int(min(wait_seconds, _WAIT_SECONDS_MAX) * 1000)
-        block = ("BLOCK", wait_ms) if wait_ms > 0 else ()
-        try:
-            arguments = (command, *prefix, "COUNT", limit, *block, "STREAMS", *streams, *streams.values())
-            replies = await cast("Any", self._waiting).execute_command(*arguments)
-        except CONNECTION_LOST as error:
-            raise StoreUnavailableError(f"cannot read from the Redis server: {error}") from error
-        return cast("list[Any]", replies or [])
-
-
-async def _create_group(client: Any, key: str) -> None:
-    try:
-        await client.execute_command("XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM")
-    except ResponseError as error:
-        if not str(error).startswith("BUSYGROUP"):
-            raise
-
-
-def _append_arguments(prefix: str, epoch: int, commit: Append) -> tuple[list[str], list[Any]]:
-    names = [entry.index for entry in commit.set_entries] + [index for index, _ in commit.clear_entries]
-    indexes = {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
-    keys = [f"{prefix}:meta", f"{prefix}:stream:{commit.stream}", f"{prefix}:log", f"{prefix}:tasks"]
-    keys += [f"{prefix}:idempotency", *(f"{prefix}:{name}" for name in indexes)]
-    record = commit.idempotency
-    args: list[Any] = [epoch, commit.expected_version, commit.expected_hash, commit.commit_id, commit.stream]
-    args += [commit.add_task or "", commit.finish_task.id if commit.finish_task else ""]
-    args += [f"{record.scope}\0{record.key}", record.fingerprint] if record else ["", ""]
-    args += [len(commit.events), len(commit.set_entries)]
-    for event in commit.events:
-        args += [event.hash, event.data]
-    for entry in commit.set_entries:
-        args += [indexes[entry.index], entry.score, entry.member]
-    for index, member in commit.clear_entries:
-        args += [indexes[index], member]
-    return keys, args
-
-
-def _fields(flat: Any) -> dict[bytes, Any]:
-    if isinstance(flat, dict):
-        return {name if isinstance(name, bytes) else name.encode(): value for name, value in flat.items()}
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-@contextmanager
-def _reading(entry_id: bytes) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, ValueError) as error:
-        raise DamagedEntryError(entry_id.decode(), error) from error
-
-
-def _stored_event(entry: tuple[bytes, Any]) -> StoredEvent:
-    with _reading(entry[0]):
-        at = LogPosition.of_entry(entry[0])
-        fields = _fields(entry[1])
-        return StoredEvent(
-            version=at.position,
-            epoch=at.epoch,
-            position=int(fields[b"position"]),
-            commit_id=fields[b"commit"].decode(),
-            hash=fields[b"hash"].decode(),
-            data=fields[b"event"],
-        )
-
-
-def _stored_commit(number: int, entry: tuple[bytes, Any]) -> StoredCommit:
-    with _reading(entry[0]):
-        at = LogPosition.of_entry(entry[0])
-        fields = _fields(entry[1])
-        anchors = fields[b"anchors"].decode()
-        return StoredCommit(
-            partition=number,
-            epoch=at.epoch,
-            position=at.position,
-            stream=fields[b"stream"].decode(),
-            version=int(fields[b"version"]),
-            commit_id=fields[b"commit"].decode(),
-            recorded_us=int(fields[b"recorded"]),
-            events=tuple(fields[b"events"].split(b"\n")),
-            anchors=tuple(anchors[start : start + 8] for start in range(0, len(anchors), 8)),
-        )
-
-
-def _task(number: int, entry: tuple[bytes, Any]) -> Task:
-    with _reading(entry[0]):
-        fields = _fields(entry[1])
-        return Task(fields[b"stream"].decode(), fields[b"kind"].decode(), number, entry[0].decode())

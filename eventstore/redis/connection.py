@@ -1,8 +1,8 @@
 """Connections to the Redis server: never retrying by themselves, concurrent commands sharing round trips."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -13,9 +13,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from eventstore.errors import ConnectionLostError, EventStoreError, StoreUnavailableError
-from eventstore.scripts import Script
+from eventstore.redis.scripts import Script
 
 COMMAND_TIMEOUT_SECONDS: Final = 5
+WAIT_SECONDS_MAX: Final = 30
+"""Longest that a blocking command may wait on the server."""
 MAX_PIPELINE: Final = 128
 """Most commands in one round trip."""
 
@@ -123,3 +125,17 @@ class Pipeline:
         if self._flusher is not None:
             self._flusher.cancel()
         await self._client.aclose()
+
+
+async def read_streams(
+    waiting: Redis, command: str, limit: int, wait_seconds: float, streams: Mapping[str, str], *prefix: str
+) -> list[Any]:
+    """Return the reply of XREAD or XREADGROUP on ``streams``; empty where nothing came within ``wait_seconds``."""
+    wait_ms = int(min(wait_seconds, WAIT_SECONDS_MAX) * 1000)
+    block = ("BLOCK", wait_ms) if wait_ms > 0 else ()
+    try:
+        arguments = (command, *prefix, "COUNT", limit, *block, "STREAMS", *streams, *streams.values())
+        replies = await cast("Any", waiting).execute_command(*arguments)
+    except CONNECTION_LOST as error:
+        raise StoreUnavailableError(f"cannot read from the Redis server: {error}") from error
+    return cast("list[Any]", replies or [])

@@ -1,0 +1,1 @@
+"""The event store on Redis or Valkey, single server or cluster."""
