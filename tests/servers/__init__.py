@@ -1,0 +1,1 @@
+"""Servers that tests may kill, freeze, fail over and cut off."""
