@@ -164,7 +164,7 @@ class SimulatedChain:
     with each observation.
 
     Args:
-        connection: to a single server; it belongs to the caller.
+        connection: it belongs to the caller. On a cluster, ``namespace`` needs braces: its keys share a slot.
         seed: together with the profile it makes the world; a stored chain is refused with any other.
         speed_ppm: the simulation's speed in millionths; it may change from run to run.
 
@@ -172,7 +172,7 @@ class SimulatedChain:
     """
 
     def __init__(
-        self, connection: Pipeline, *, seed: str, profile: Profile, speed_ppm: int, namespace: str = "chain"
+        self, connection: Pipeline, *, seed: str, profile: Profile, speed_ppm: int, namespace: str = "{chain}"
     ) -> None:
         self._connection = connection
         self._seed = seed

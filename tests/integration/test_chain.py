@@ -25,7 +25,7 @@ from app.dex.tokens import SOL, USDC
 from app.dex.transaction import Wallet
 from app.dex.venue import Swap, price_swap
 from app.orders.events import Side
-from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.connection import Pipeline
 from tests.integration.worlds import (
     CALM,
     NEXT_SLOT,
@@ -249,7 +249,7 @@ def test_a_blockhash_of_no_block_is_refused(redis_url: str) -> None:
     async def test(world: World) -> None:
         current = await world.chain.latest_blockhash()
         ahead = await SimulatedChain(
-            world.connection, seed=SEED, profile=CALM, speed_ppm=0, namespace=f"{world.namespace}-ahead"
+            world.connection, seed=SEED, profile=CALM, speed_ppm=0, namespace=f"{{{world.namespace}-ahead}}"
         ).latest_blockhash()
         assert ahead == current
         for unknown in (bytes(32), current.hash[:-1] + b"\0", b"\1" + current.hash[1:], bytes([255]) * 32):
@@ -366,7 +366,7 @@ def test_a_chain_of_another_seed_or_profile_is_refused(redis_url: str) -> None:
 
 def test_a_server_that_is_away_is_reported_as_such() -> None:
     async def scenario() -> None:
-        connection = Pipeline(connect("unix:///nonexistent/socket"))
+        connection = Pipeline("unix:///nonexistent/socket")
         chain = SimulatedChain(connection, seed=SEED, profile=CALM, speed_ppm=0)
         with pytest.raises(ChainUnavailableError):
             await chain.observe([])

@@ -17,7 +17,7 @@ from app.dex.tokens import SOL, USDC
 from app.dex.transaction import SwapMessage, Wallet, encode, tx_id
 from app.dex.venue import Swap, price_swap
 from app.orders.events import Side
-from eventstore.redis.connection import Pipeline, connect
+from eventstore.redis.connection import Pipeline
 
 WAIT_SECONDS = 20
 SEED = "chain"
@@ -32,9 +32,9 @@ NEXT_SLOT = Profile(drop_ppm=0, fork_ppm=0, landing_ppm=(0, 1_000_000))
 class World:
     """A fresh chain, and how a worker would use it."""
 
-    def __init__(self, client: Redis, profile: Profile, speed_ppm: int, namespace: str) -> None:
+    def __init__(self, client: Redis, connection: Pipeline, profile: Profile, speed_ppm: int, namespace: str) -> None:
         self.client = client
-        self.connection = Pipeline(client)
+        self.connection = connection
         self.profile = profile
         self.namespace = namespace
         self.chain = self.opened(speed_ppm)
@@ -70,8 +70,12 @@ def run(redis_url: str, test: Callable[[World], Awaitable[None]], profile: Profi
     """Run ``test`` in a world of its own."""
 
     async def scenario() -> None:
-        async with connect(redis_url) as client:
-            await test(World(client, profile, speed_ppm, f"chain-{uuid.uuid4().hex}"))
+        connection = Pipeline(redis_url)
+        try:
+            async with Redis.from_url(redis_url) as client:
+                await test(World(client, connection, profile, speed_ppm, f"{{chain-{uuid.uuid4().hex}}}"))
+        finally:
+            await connection.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 6 * WAIT_SECONDS))
 
