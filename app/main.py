@@ -5,11 +5,12 @@ import os
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.application import Services, create_application
@@ -22,22 +23,32 @@ from app.dex.venue import simulated_venues
 from app.embedded import Servers, embedded_servers
 from app.execution.coalesce import Observer, Shared
 from app.execution.process import OrderProcess, ProcessSettings, Reach, unwatched
-from app.execution.streams import OrderStreams
+from app.execution.streams import CLOSED, OrderStreams, duties
 from app.execution.submission import Chain, Submission
 from app.execution.worker import Worker, WorkerSettings
+from app.orders.lifecycle import TERMINAL
 from app.settings import Settings
-from eventstore.redis.connection import Pipeline, connect
+from eventstore.hot import HotStore
+from eventstore.levels import FSYNC, WITNESSED, Level
+from eventstore.redis.connection import Pipeline
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore
+from projections.archive.archiver import Archiver, Retention
+from projections.archive.epochs import SETTING
+from projections.archive.healing import Obligations
+from projections.archive.opening import attach_archived, open_archived, open_closed
+from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
-from projections.migrations import upgrade_schema
 from projections.projector import Projector
+from projections.schema.migrations import upgrade_schema
 
 POLL_SECONDS: Final = 0.2
 """Time between two looks at the chain, at speed 1."""
 POLL_SECONDS_MIN: Final = 0.005
 _MILLION: Final = 1_000_000
+
+OBLIGATIONS: Final = Obligations(duties=duties, terminal=TERMINAL)
 
 Role = Callable[[Settings, Servers, asyncio.Event], Awaitable[None]]
 """A long-running part of the engine: works until the event is set, then drains and returns."""
@@ -60,16 +71,60 @@ async def servers(settings: Settings, on_end: Callable[[], None] = lambda: None)
         yield Servers(settings.redis_url or embedded.redis_url, settings.database_url or embedded.database_url)
 
 
-async def open_store(settings: Settings, redis_url: str) -> RedisEventStore:
-    """Return the event store at ``redis_url``, created there if there is none. Close it at the end.
+async def open_hot_store(settings: Settings, redis_url: str, new_store_id: str | None = None) -> RedisEventStore:
+    """Return the store at ``redis_url`` as it is: nothing is healed, and created only under ``new_store_id``.
+
+    Close it at the end.
 
     Raises:
         EventStoreError: see :meth:`RedisEventStore.open`.
     """
     store_settings = StoreSettings(
-        partitions=settings.partitions, level=settings.ack_level, namespace=settings.namespace
+        partitions=settings.partitions,
+        level=settings.ack_level,
+        namespace=settings.namespace,
+        incarnation=None if settings.store_epoch is None else f"{SETTING}{settings.store_epoch}",
     )
-    return await RedisEventStore.open(redis_url, store_settings, new_store_id=uuid.uuid4().hex)
+    return await RedisEventStore.open(redis_url, store_settings, new_store_id=new_store_id)
+
+
+async def open_store(settings: Settings, servers: Servers, database: AsyncEngine) -> ArchivedEventStore:
+    """Return the event store on ``servers``, created if there is none, its partitions healed and open. Close it.
+
+    Raises:
+        EventStoreError, ProjectionError: see :func:`open_archived`.
+    """
+    hot = await open_hot_store(settings, servers.redis_url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(hot.close)
+        store = await open_archived(hot, database, OBLIGATIONS, settings.ack_level, new_store_id=uuid.uuid4().hex)
+        stack.pop_all()
+    return store
+
+
+async def attach_store(settings: Settings, servers: Servers, database: AsyncEngine) -> ArchivedEventStore:
+    """Return the event store on ``servers`` as it is, to be read: nothing is created, healed or opened. Close it.
+
+    Raises:
+        EventStoreError: see :meth:`RedisEventStore.open`; StoreEmptyError.
+    """
+    hot = await open_hot_store(settings, servers.redis_url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(hot.close)
+        store = await attach_archived(hot, database, OBLIGATIONS, settings.ack_level)
+        stack.pop_all()
+    return store
+
+
+async def intent_level(settings: Settings, store: HotStore) -> Level:
+    """Return what a recorded intent must be worth before its swap is sent.
+
+    Where one server owns the data and flushes every write, its disk suffices; where another server may be promoted
+    over it, or nothing is flushed, PostgreSQL must have the intent, or a loss would let the swap be signed again.
+    """
+    if settings.intent_level is not None:
+        return settings.intent_level
+    return FSYNC if await store.keeps_what_it_flushed() else WITNESSED
 
 
 def open_database(servers: Servers, role: str) -> AsyncEngine:
@@ -79,18 +134,34 @@ def open_database(servers: Servers, role: str) -> AsyncEngine:
     return create_database_engine(servers.database_url, application_name=f"ordertape {role}")
 
 
+@asynccontextmanager
+async def opened(
+    settings: Settings, servers: Servers, role: str
+) -> AsyncIterator[tuple[ArchivedEventStore, AsyncEngine]]:
+    """Yield the event store and the database of a process, closed with the context; see :func:`open_store`."""
+    database = open_database(servers, role)
+    try:
+        store = await open_store(settings, servers, database)
+        try:
+            yield store, database
+        finally:
+            await store.close()
+    finally:
+        await database.dispose()
+
+
 def open_chain(settings: Settings, redis_url: str, profile: Profile | None = None) -> tuple[SimulatedChain, Pipeline]:
     """Return the simulated chain, and the connection under it, to be closed at the end.
 
     ``profile`` replaces the one that the settings name.
     """
-    pipeline = Pipeline(connect(settings.chain_redis_url or redis_url))
+    pipeline = Pipeline(settings.chain_redis_url or redis_url)
     chain = SimulatedChain(
         pipeline,
         seed=settings.seed,
         profile=profile or profile_named(settings.profile),
         speed_ppm=settings.speed_ppm,
-        namespace=f"chain:{settings.namespace}",
+        namespace=f"chain:{{{settings.namespace}}}",
     )
     return chain, pipeline
 
@@ -112,6 +183,7 @@ def build_worker(
     """Return a worker on ``store`` and ``chain``.
 
     ``profile`` replaces the one that the settings name; ``reach`` is told each crash point that execution passes.
+    Settings without an intent level mean the acknowledgement level.
     """
     speed_ppm = settings.speed_ppm
     poll_seconds = max(POLL_SECONDS_MIN, POLL_SECONDS * _MILLION / speed_ppm if speed_ppm else 0)
@@ -141,6 +213,7 @@ def build_worker(
             speed_ppm=speed_ppm,
             quote_timeout_ms=settings.quote_timeout_ms,
             task_ms=settings.task_ms,
+            intent_level=settings.intent_level or settings.ack_level,
         ),
         reach=reach,
     )
@@ -154,13 +227,13 @@ def build_worker(
 
 async def run_worker(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
     """Execute orders until ``stopping`` is set; then finish those in hand."""
-    store = await open_store(settings, servers.redis_url)
-    chain, chain_connection = open_chain(settings, servers.redis_url)
-    try:
-        await build_worker(settings, store, chain, SystemClock()).run(stopping)
-    finally:
-        await chain_connection.close()
-        await store.close()
+    async with opened(settings, servers, "worker") as (store, _):
+        chain, chain_connection = open_chain(settings, servers.redis_url)
+        try:
+            settings = replace(settings, intent_level=await intent_level(settings, store.hot))
+            await build_worker(settings, store, chain, SystemClock()).run(stopping)
+        finally:
+            await chain_connection.close()
 
 
 async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
@@ -170,9 +243,7 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
         OSError: the address cannot be listened on.
     """
     clock = SystemClock()
-    store = await open_store(settings, servers.redis_url)
-    database = open_database(servers, "api")
-    try:
+    async with opened(settings, servers, "api") as (store, database):
         services = Services(
             store=store,
             streams=build_streams(store, clock, "api"),
@@ -182,21 +253,33 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
         )
         server = Server(create_application(services))
         await server.serve_until(stopping, listen(settings.host, settings.port))
-    finally:
-        await database.dispose()
-        await store.close()
 
 
 async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
-    """Bring the database's schema up to date, then project the log into it until ``stopping`` is set."""
-    store = await open_store(settings, servers.redis_url)
+    """Bring the schema up to date, then project the log and archive what has ended, until ``stopping`` is set."""
     database = open_database(servers, "projector")
     try:
         await upgrade_schema(database)
-        await Projector(store, database).run(stopping)
     finally:
         await database.dispose()
-        await store.close()
+    async with opened(settings, servers, "projector") as (store, database):
+        await open_closed(store, database)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(Archiver(store, database, retention(settings)).run(stopping))
+                await Projector(store, database).run(stopping)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+
+def retention(settings: Settings) -> Retention:
+    """Return what stays in Redis, and for how long."""
+    return Retention(
+        index=CLOSED,
+        terminal=TERMINAL,
+        archive_seconds=settings.archive_seconds,
+        log_window=settings.log_window,
+    )
 
 
 async def _gather() -> None:

@@ -9,10 +9,18 @@ from urllib.parse import quote, urlsplit
 from dotenv import dotenv_values
 from msgspec import Struct
 
-AckLevel = Literal["memory", "fsync"]
+from eventstore.errors import BadLevelError
+from eventstore.levels import FSYNC, Level
+from eventstore.store import NEW_STREAM_SECONDS_MAX
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 PREFIX: Final = "ORDERTAPE_"
+SKEW_SECONDS_MAX: Final = 30
+"""Clock skew between a host and its servers, beyond which `ordertape doctor` refuses them."""
+# No order may begin again after it has left Redis. The host that made its id may be ahead of Redis, and the one that
+# ended it behind: the id then looks younger, and the end older, than they are, by the greatest skew each.
+ARCHIVE_SECONDS_MIN: Final = NEW_STREAM_SECONDS_MAX + 2 * SKEW_SECONDS_MAX
 _MILLION: Final = 1_000_000
 _T = TypeVar("_T")
 
@@ -27,7 +35,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     chain_redis_url: str | None = None
     """Where the simulated chain lives; None: beside the event store."""
     data_dir: str = ".ordertape"
-    ack_level: AckLevel = "fsync"
+    ack_level: Level = FSYNC
+    """What an acknowledgement is worth; see docs/guarantees.md."""
+    intent_level: Level | None = None
+    """What a recorded intent is worth before its swap is sent; None: what the servers' arrangement demands."""
+    store_epoch: int | None = None
+    """Names the servers' data where a managed Redis hides its own identity; greater after each possible loss."""
     host: str = "127.0.0.1"
     port: int = 3000
     partitions: int = 4
@@ -41,6 +54,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     quote_timeout_ms: int = 1_000
     task_ms: int = 5_000
     claim_idle_ms: int = 8_000
+    archive_seconds: int = 120
+    """How long a closed order stays in Redis; at least :data:`ARCHIVE_SECONDS_MIN`."""
+    log_window: int = 100_000
+    """Positions of each partition's log that stay in Redis behind its end."""
     log_level: LogLevel = "info"
 
 
@@ -69,6 +86,7 @@ _SERVER_NAMES: Final = (
     "PG_PASSWORD",
     "PG_DB",
     "ACK_LEVEL",
+    "INTENT_LEVEL",
     "HOST",
     "PORT",
 )
@@ -85,6 +103,9 @@ _OWN_NAMES: Final = tuple(
         "QUOTE_TIMEOUT_MS",
         "TASK_MS",
         "CLAIM_IDLE_MS",
+        "STORE_EPOCH",
+        "ARCHIVE_SECONDS",
+        "LOG_WINDOW",
         "LOG_LEVEL",
     )
 )
@@ -107,7 +128,9 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         database_url=_database_url(reader),
         chain_redis_url=reader.read("CHAIN_REDIS_URL", _redis_text, None),
         data_dir=reader.read(PREFIX + "DATA_DIR", str, DEFAULTS.data_dir),
-        ack_level=reader.read("ACK_LEVEL", _ack_level, DEFAULTS.ack_level),
+        ack_level=reader.read("ACK_LEVEL", _level, DEFAULTS.ack_level),
+        intent_level=reader.read("INTENT_LEVEL", _level, None),
+        store_epoch=reader.read(PREFIX + "STORE_EPOCH", _whole(1, 2**53 - 1), None),
         host=reader.read("HOST", str, DEFAULTS.host),
         port=reader.read("PORT", _whole(0, 65_535), DEFAULTS.port),
         partitions=reader.read(PREFIX + "PARTITIONS", _whole(1, 100), DEFAULTS.partitions),
@@ -119,6 +142,10 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         quote_timeout_ms=reader.read(PREFIX + "QUOTE_TIMEOUT_MS", _whole(1, 60_000), DEFAULTS.quote_timeout_ms),
         task_ms=reader.read(PREFIX + "TASK_MS", _whole(100, 600_000), DEFAULTS.task_ms),
         claim_idle_ms=reader.read(PREFIX + "CLAIM_IDLE_MS", _whole(100, 600_000), DEFAULTS.claim_idle_ms),
+        archive_seconds=reader.read(
+            PREFIX + "ARCHIVE_SECONDS", _whole(ARCHIVE_SECONDS_MIN, 10**9), DEFAULTS.archive_seconds
+        ),
+        log_window=reader.read(PREFIX + "LOG_WINDOW", _whole(0, 10**12), DEFAULTS.log_window),
         log_level=reader.read(PREFIX + "LOG_LEVEL", _log_level, DEFAULTS.log_level),
     )
     problems += _inconsistent(settings)
@@ -215,14 +242,11 @@ def _database_text(text: str) -> str:
     return f"postgresql+psycopg://{rest}"
 
 
-def _ack_level(text: str) -> AckLevel:
-    match text:
-        case "memory" | "fsync":
-            return text
-        case "replicated" | "witnessed":
-            raise ValueError(f"is {text}, which is not yet available; it must be memory or fsync")
-        case _:
-            raise ValueError(f"must be memory or fsync, not {text!r}")
+def _level(text: str) -> Level:
+    try:
+        return Level.parse(text)
+    except BadLevelError as error:
+        raise ValueError(str(error)) from None
 
 
 def _log_level(text: str) -> LogLevel:

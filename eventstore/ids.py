@@ -46,6 +46,19 @@ def partition_in(stream: str) -> int:
     return int(match[2])
 
 
+def created_ms(stream: str) -> int:
+    """Return when a stream id was made, in milliseconds since 1970, by the clock of whoever made it.
+
+    Raises:
+        BadIdError: not a stream id.
+    """
+    partition_in(stream)
+    number = 0
+    for character in stream[:10]:
+        number = number << 5 | _CROCKFORD.index(character)
+    return number
+
+
 def event_id(stream: str, version: int) -> str:
     """Return ``<stream>/<version>``, the id of one event."""
     return f"{stream}/{version}"
@@ -64,36 +77,24 @@ def split_event_id(text: str) -> tuple[str, int]:
     return stream, int(version)
 
 
-class LogPosition(Struct, frozen=True, order=True):
-    """A place in a partition's log: positions are dense, 1, 2, 3…; 0 is before the first."""
+class Cursor(Struct, frozen=True, order=True):
+    """A reader's place in a partition's log, and the resume token that clients keep: the event it has read last.
+
+    Positions are dense, 1, 2, 3…; position 0 is before the first.
+    """
 
     epoch: int
     position: int
+    anchor: str = ""
+    """First 8 hex digits of that event's hash; "" leaves out the check that the log still holds it."""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.position}-{self.anchor}"
 
     @property
     def entry_id(self) -> str:
         """The Redis Stream entry id of the commit that ends at this position."""
         return f"{self.epoch}-{self.position}"
-
-    @classmethod
-    def of_entry(cls, entry_id: bytes) -> Self:
-        """Return the position that a Redis Stream entry id stands for."""
-        epoch, _, position = entry_id.partition(b"-")
-        return cls(int(epoch), int(position))
-
-
-LOG_START: Final = LogPosition(0, 0)
-
-
-class Cursor(Struct, frozen=True):
-    """A resume token: position and epoch of an event in its partition, with 8 hex digits of its hash as the anchor."""
-
-    epoch: int
-    position: int
-    anchor: str
-
-    def __str__(self) -> str:
-        return f"{self.epoch}-{self.position}-{self.anchor}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -106,3 +107,12 @@ class Cursor(Struct, frozen=True):
         if match is None:
             raise BadIdError(f"{text[:64]!r} is not a cursor: take it from the `cursor` of an event")
         return cls(int(match[1]), int(match[2]), match[3])
+
+
+LOG_START: Final = Cursor(0, 0)
+
+
+def numbers_of(entry_id: bytes) -> tuple[int, int]:
+    """Return the two numbers of a Redis Stream entry id: the epoch, and the version or position."""
+    epoch, _, number = entry_id.partition(b"-")
+    return int(epoch), int(number)

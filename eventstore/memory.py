@@ -4,57 +4,31 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from eventstore.errors import (
-    EpochStaleError,
-    IdempotencyConflictError,
-    PositionMissingError,
-    WrongVersionError,
-)
-from eventstore.ids import LOG_START, LogPosition, partition_in
+from msgspec import structs
+
+from eventstore.errors import LevelUnavailableError
+from eventstore.hot import ClosedStream, PartitionRecord, Restored
+from eventstore.ids import Cursor, partition_in
+from eventstore.levels import MEMORY, Level
+from eventstore.partition import Partition
 from eventstore.store import (
     Append,
-    Appended,
     AppendResult,
-    Duplicate,
-    Existing,
     IndexEntry,
-    Level,
+    ParkedTask,
     PartitionStatus,
     StoredCommit,
     StoredEvent,
     Task,
     check_append,
+    storable_error,
 )
 
-_LEVEL: Final[Level] = "memory"
 _T = TypeVar("_T")
 
 
-class _Partition:
-    """The data of one partition."""
-
-    def __init__(self) -> None:
-        self.position = 0
-        self.streams: dict[str, list[StoredEvent]] = {}
-        self.log: list[StoredCommit] = []
-        self.tasks: dict[str, Task] = {}
-        self.holders: dict[str, tuple[str, int]] = {}
-        self.task_number = 0
-        self.indexes: dict[str, dict[str, int]] = {}
-        self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def add_task(self, number: int, stream: str, kind: str) -> None:
-        self.task_number += 1
-        task = Task(stream, kind, number, str(self.task_number))
-        self.tasks[task.id] = task
-
-    def drop_task(self, task: Task) -> None:
-        self.tasks.pop(task.id, None)
-        self.holders.pop(task.id, None)
-
-
 class MemoryEventStore:
-    """See :class:`eventstore.store.EventStore`. One event loop, no threads.
+    """See :class:`eventstore.hot.HotStore`. One event loop, no threads.
 
     Args:
         partitions: 1 to 100.
@@ -64,86 +38,26 @@ class MemoryEventStore:
 
     def __init__(self, *, partitions: int, store_id: str, now_us: Callable[[], int]) -> None:
         self.partitions: Final = partitions
-        self.store_id: Final = store_id
-        self.epoch = 1
+        self.store_id = store_id
         self._now_us = now_us
-        self._parts = [_Partition() for _ in range(partitions)]
+        self._parts = [Partition(number, store_id) for number in range(partitions)]
         self._changed = asyncio.Event()
 
     async def append(self, commit: Append) -> AppendResult:
         """See :meth:`EventStore.append`."""
         check_append(commit)
-        number = partition_in(commit.stream)
-        part = self._parts[number]
-        stream = part.streams.get(commit.stream, [])
-        repeated = self._repeated(stream, commit)
-        if repeated is not None:
-            return repeated
-        if self.epoch == 0:
-            raise EpochStaleError(1, 0)
-        existing = self._existing(part, commit)
-        if existing is not None:
-            return existing
-        head_hash = stream[-1].hash if stream else ""
-        if len(stream) != commit.expected_version or head_hash != commit.expected_hash:
-            raise WrongVersionError(commit.stream, commit.expected_version, len(stream), head_hash)
-        self._write(number, commit)
+        if commit.level is not None and commit.level != MEMORY:
+            raise LevelUnavailableError(f"a store in memory does not give {commit.level}")
+        result = self._parts[partition_in(commit.stream)].append(commit, self._now_us())
         self._wake()
-        return Appended(commit.expected_version + len(commit.events), self.epoch, part.position, _LEVEL)
+        return result
 
-    @staticmethod
-    def _repeated(stream: list[StoredEvent], commit: Append) -> Duplicate | None:
-        first = commit.expected_version
-        if len(stream) <= first or stream[first].commit_id != commit.commit_id:
-            return None
-        last = [event for event in stream if event.commit_id == commit.commit_id][-1]
-        return Duplicate(last.version, last.epoch, last.position, _LEVEL)
-
-    @staticmethod
-    def _existing(part: _Partition, commit: Append) -> Existing | None:
-        key = commit.idempotency
-        if key is None:
-            return None
-        record = part.idempotency.get((key.scope, key.key))
-        if record is None:
-            return None
-        stream, fingerprint = record
-        if fingerprint != key.fingerprint:
-            raise IdempotencyConflictError(stream)
-        return Existing(stream, _LEVEL)
-
-    def _write(self, number: int, commit: Append) -> None:
-        part = self._parts[number]
-        stream = part.streams.setdefault(commit.stream, [])
-        for event in commit.events:
-            part.position += 1
-            stream.append(
-                StoredEvent(len(stream) + 1, self.epoch, part.position, commit.commit_id, event.hash, event.data)
-            )
-        part.log.append(
-            StoredCommit(
-                partition=number,
-                epoch=self.epoch,
-                position=part.position,
-                stream=commit.stream,
-                version=len(stream),
-                commit_id=commit.commit_id,
-                recorded_us=self._now_us(),
-                events=tuple(event.data for event in commit.events),
-                anchors=tuple(event.hash[:8] for event in commit.events),
-            )
-        )
-        if commit.finish_task is not None:
-            part.drop_task(commit.finish_task)
-        if commit.add_task is not None:
-            part.add_task(number, commit.stream, commit.add_task)
-        for entry in commit.set_entries:
-            part.indexes.setdefault(entry.index, {})[entry.member] = entry.score
-        for index, member in commit.clear_entries:
-            part.indexes.get(index, {}).pop(member, None)
-        if commit.idempotency is not None:
-            key = commit.idempotency
-            part.idempotency[key.scope, key.key] = (commit.stream, key.fingerprint)
+    async def confirm(self, stream: str, version: int, event_hash: str, level: Level) -> Level:
+        """See :meth:`EventStore.confirm`."""
+        if level != MEMORY:
+            raise LevelUnavailableError(f"a store in memory does not give {level}")
+        self._parts[partition_in(stream)].require(stream, version, event_hash)
+        return MEMORY
 
     async def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """See :meth:`EventStore.read_stream`."""
@@ -155,27 +69,18 @@ class MemoryEventStore:
         return number if number < self.partitions else 0
 
     async def read_log(
-        self, after: Mapping[int, LogPosition], limit: int, wait_seconds: float = 0
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         """See :meth:`EventStore.read_log`."""
 
         def read() -> list[StoredCommit]:
-            return [commit for number, start in after.items() for commit in self._after(number, start)[:limit]]
+            return [commit for number, cursor in after.items() for commit in self._parts[number].after(cursor)[:limit]]
 
         return await self._wait_for(read, wait_seconds)
 
-    def _after(self, number: int, start: LogPosition) -> list[StoredCommit]:
-        part = self._parts[number]
-        if start.position > part.position:
-            raise PositionMissingError(number, start.position, part.position)
-        return [commit for commit in part.log if commit.position > start.position]
-
-    async def log_ends(self) -> Mapping[int, LogPosition]:
+    async def log_ends(self) -> Mapping[int, Cursor]:
         """See :meth:`EventStore.log_ends`."""
-        return {
-            number: LogPosition(self.epoch, part.position) if part.position else LOG_START
-            for number, part in enumerate(self._parts)
-        }
+        return {part.number: part.end for part in self._parts}
 
     async def take_tasks(self, consumer: str, limit: int, wait_seconds: float = 0) -> Sequence[Task]:
         """See :meth:`EventStore.take_tasks`."""
@@ -183,10 +88,9 @@ class MemoryEventStore:
         def take() -> list[Task]:
             taken: list[Task] = []
             for part in self._parts:
-                free = [task for task in part.tasks.values() if task.id not in part.holders][:limit]
-                for task in free:
-                    part.holders[task.id] = (consumer, self._now_us())
-                taken += free
+                part.consumers[consumer] = self._now_us()
+                free = [task_id for task_id in part.tasks if task_id not in part.holders][:limit]
+                taken += [part.hand_out(task_id, consumer, self._now_us()) for task_id in free]
             return taken
 
         return await self._wait_for(take, wait_seconds)
@@ -196,10 +100,9 @@ class MemoryEventStore:
         claimed: list[Task] = []
         now = self._now_us()
         for part in self._parts:
+            part.consumers[consumer] = now
             stale = [task_id for task_id, (_, since) in part.holders.items() if now - since >= idle_ms * 1000][:limit]
-            for task_id in stale:
-                part.holders[task_id] = (consumer, now)
-                claimed.append(part.tasks[task_id])
+            claimed += [part.hand_out(task_id, consumer, now) for task_id in stale]
         return claimed
 
     async def finish_task(self, task: Task) -> None:
@@ -210,38 +113,147 @@ class MemoryEventStore:
         """See :meth:`EventStore.list_tasks`."""
         return list(self._parts[partition].tasks.values())
 
+    async def deliveries(self, task: Task) -> int:
+        """See :meth:`EventStore.deliveries`."""
+        return self._parts[task.partition].deliveries.get(task.id, 0)
+
+    async def park_task(self, task: Task, error: str) -> None:
+        """See :meth:`EventStore.park_task`."""
+        part = self._parts[task.partition]
+        if task.id not in part.tasks:
+            return
+        part.parked[task.stream] = ParkedTask(
+            stream=task.stream,
+            kind=task.kind,
+            partition=task.partition,
+            error=storable_error(error),
+            deliveries=part.deliveries.get(task.id, 0),
+            parked_ms=self._now_us() // 1000,
+            skipped_reason=None,
+        )
+        part.drop_task(task)
+
+    async def list_parked(self) -> Sequence[ParkedTask]:
+        """See :meth:`EventStore.list_parked`."""
+        return [
+            task
+            for part in self._parts
+            for task in sorted(part.parked.values(), key=lambda task: (task.parked_ms, task.stream))
+        ]
+
+    async def retry_parked(self, stream: str) -> bool:
+        """See :meth:`EventStore.retry_parked`."""
+        number = self._partition_number(stream)
+        task = self._parts[number].parked.pop(stream, None)
+        if task is None:
+            return False
+        self._parts[number].add_task(stream, task.kind)
+        self._wake()
+        return True
+
+    async def skip_parked(self, stream: str, reason: str) -> bool:
+        """See :meth:`EventStore.skip_parked`."""
+        parked = self._parts[self._partition_number(stream)].parked
+        if stream not in parked:
+            return False
+        parked[stream] = structs.replace(parked[stream], skipped_reason=storable_error(reason))
+        return True
+
+    async def drop_dead_consumers(self, idle_ms: int) -> Sequence[str]:
+        """See :meth:`EventStore.drop_dead_consumers`."""
+        seen_before_us = self._now_us() - idle_ms * 1000
+        return sorted({name for part in self._parts for name in part.drop_consumers(seen_before_us)})
+
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""
         now_ms = self._now_us() // 1000
-        for number, part in enumerate(self._parts):
+        for part in self._parts:
             timers = part.indexes.get("due", {})
             due = sorted((score, member) for member, score in timers.items() if score <= now_ms)[:limit]
             for _, member in due:
                 del timers[member]
                 kind, _, stream = member.partition(" ")
-                part.add_task(number, stream, kind)
+                part.add_task(stream, kind)
         self._wake()
         scores = [score for part in self._parts for score in part.indexes.get("due", {}).values()]
         return max(0, min(scores) - now_ms) if scores else None
 
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
-        entries = self._parts[partition].indexes.get(index, {})
-        return [IndexEntry(index, member, score) for score, member in sorted((s, m) for m, s in entries.items())]
+        return self._parts[partition].entries(index)
 
     async def status(self) -> Sequence[PartitionStatus]:
         """See :meth:`EventStore.status`."""
         return [
             PartitionStatus(
-                partition=number,
-                epoch=self.epoch,
+                partition=part.number,
+                epoch=part.epoch,
                 position=part.position,
                 tasks=len(part.tasks),
                 pending=len(part.holders),
                 timers=len(part.indexes.get("due", {})),
+                parked=len(part.parked),
             )
-            for number, part in enumerate(self._parts)
+            for part in self._parts
         ]
+
+    async def partition_record(self, partition: int) -> PartitionRecord:
+        """See :meth:`HotStore.partition_record`."""
+        return self._parts[partition].record()
+
+    async def restore(self, partition: int, restored: Sequence[Restored]) -> None:
+        """See :meth:`HotStore.restore`."""
+        for piece in restored:
+            self._parts[partition].restore(piece)
+
+    async def open_epoch(self, partition: int, store_id: str, epoch: int, end: Cursor) -> None:
+        """See :meth:`HotStore.open_epoch`."""
+        self._parts[partition].open_epoch(store_id, epoch, end)
+        self.store_id = store_id
+        self._wake()
+
+    async def keeps_what_it_flushed(self) -> bool:
+        """See :meth:`HotStore.keeps_what_it_flushed`."""
+        return False
+
+    async def now_ms(self, partition: int) -> int:
+        """See :meth:`HotStore.now_ms`."""
+        return self._now_us() // 1000
+
+    async def ended_before(
+        self, partition: int, index: str, score: int, limit: int, skip: int = 0
+    ) -> Sequence[IndexEntry]:
+        """See :meth:`HotStore.ended_before`."""
+        found = [entry for entry in self._parts[partition].entries(index) if entry.score < score]
+        return found[skip : skip + limit]
+
+    async def list_streams(self, partition: int) -> Sequence[str]:
+        """See :meth:`HotStore.list_streams`."""
+        return list(self._parts[partition].streams)
+
+    async def discard_partition(self, partition: int) -> int:
+        """See :meth:`HotStore.discard_partition`."""
+        part = self._parts[partition]
+        keys = len(part.streams) + len(part.indexes) + bool(part.log) + bool(part.epoch)
+        part.lose()
+        return keys
+
+    async def log_start(self, partition: int) -> int:
+        """See :meth:`HotStore.log_start`."""
+        return self._parts[partition].log_start()
+
+    async def remove_closed(self, partition: int, streams: Sequence[ClosedStream], index: str) -> Sequence[str]:
+        """See :meth:`HotStore.remove_closed`."""
+        return [closed.stream for closed in streams if self._parts[partition].remove(closed, index)]
+
+    async def trim_log(self, partition: int, keep: Cursor) -> int:
+        """See :meth:`HotStore.trim_log`."""
+        return self._parts[partition].trim(keep)
+
+    def lose(self) -> None:
+        """Lose everything, as a server does that kept it in memory only and was replaced; for tests."""
+        for part in self._parts:
+            part.lose()
 
     async def close(self) -> None:
         """See :meth:`EventStore.close`."""

@@ -1,21 +1,25 @@
 """The event store's port: what every store does, whatever keeps its data."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from eventstore.canonical import SealedEvent
-from eventstore.ids import Cursor, LogPosition
-
-Level = Literal["memory", "fsync"]
-"""What an acknowledgement is worth: kept in the server's memory, or flushed to its disk."""
+from eventstore.ids import Cursor
+from eventstore.levels import Level
 
 MAX_EVENTS: Final = 512
 """Largest number of events in one append."""
 
 MAX_COMMIT_BYTES: Final = 256 * 1024
 """Largest total size of the events of one append."""
+
+ERROR_CHARACTERS_MAX: Final = 2_000
+"""Longest error text of a parked task."""
+
+NEW_STREAM_SECONDS_MAX: Final = 30
+"""Greatest age of the id of a stream that begins now; closed streams stay in the store for longer than that."""
 
 
 class Task(Struct, frozen=True):
@@ -26,6 +30,27 @@ class Task(Struct, frozen=True):
     partition: int
     id: str
     """The task's entry id in its partition's tasks stream."""
+
+
+class ParkedTask(Struct, frozen=True, kw_only=True):
+    """A task that was taken away from the workers, because working on it failed again and again."""
+
+    stream: str
+    kind: str
+    partition: int
+    error: str
+    """Why, for people: at most :data:`ERROR_CHARACTERS_MAX` characters."""
+    deliveries: int
+    """How often it was handed out."""
+    parked_ms: int
+    """The server's clock, milliseconds since 1970."""
+    skipped_reason: str | None
+    """Why somebody left it as it is, knowingly; None until then."""
+
+
+def storable_error(text: str) -> str:
+    """Return ``text`` as a parked task keeps it: cut to its first characters, without what UTF-8 cannot express."""
+    return text[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode("utf-8")
 
 
 class IndexEntry(Struct, frozen=True):
@@ -65,6 +90,8 @@ class Append(Struct, frozen=True, kw_only=True):
     clear_entries: tuple[tuple[str, str], ...] = ()
     """(index, member) pairs."""
     idempotency: IdempotencyKey | None = None
+    level: Level | None = None
+    """What the answer must be worth at least; None: the store's own level."""
 
 
 def check_append(commit: Append) -> None:
@@ -81,7 +108,10 @@ def check_append(commit: Append) -> None:
 
 
 class Appended(Struct, frozen=True):
-    """The append happened now; ``version`` and ``position`` are those of its last event."""
+    """The append happened now; ``version`` and ``position`` are those of its last event.
+
+    ``level``, here and in the other answers, is what was reached, measured; at least what was asked for.
+    """
 
     version: int
     epoch: int
@@ -141,9 +171,9 @@ class StoredCommit(Struct, frozen=True):
     """First 8 hex digits of each event's hash."""
 
     @property
-    def end(self) -> LogPosition:
-        """The position of the last event."""
-        return LogPosition(self.epoch, self.position)
+    def end(self) -> Cursor:
+        """Where a reader is after this commit."""
+        return Cursor(self.epoch, self.position, self.anchors[-1] if self.anchors else "")
 
 
 class PartitionStatus(Struct, frozen=True):
@@ -157,6 +187,8 @@ class PartitionStatus(Struct, frozen=True):
     pending: int
     """Of these, tasks held by a worker."""
     timers: int
+    parked: int
+    """Parked tasks, skipped ones included; these are no longer among ``tasks``."""
 
 
 class EventStore(Protocol):
@@ -176,7 +208,7 @@ class EventStore(Protocol):
         ...
 
     async def append(self, commit: Append) -> AppendResult:
-        """Append all events with their task, timers and idempotency record, or nothing, at the store's level.
+        """Append all events with their task, timers and idempotency record, or nothing, at the level asked for.
 
         The idempotency key is looked at only for a new stream. An append that is sent again is answered with its
         original numbers. Events reach readers, and the channel ``order-events-<stream>``, in commit order.
@@ -184,9 +216,22 @@ class EventStore(Protocol):
         Raises:
             WrongVersionError: another writer was first; nothing was written. Reload and decide again.
             IdempotencyConflictError: the key is another request's; nothing was written.
-            EpochStaleError: the store was replaced or failed over; nothing was written.
-            OutcomeUnknownError: time-out or lost connection. Send the same append again.
+            EpochStaleError: the server may have lost or replaced data; nothing was written. The partition is closed
+                until its next epoch is opened.
+            OutcomeUnknownError: time-out, lost connection, or the level was not reached in time
+                (:class:`LevelNotReachedError`). Send the same append again.
+            StreamExpiredError: the id of a new stream is too old to begin one now. Take a new id.
             ValueError: too many or too large events.
+        """
+        ...
+
+    async def confirm(self, stream: str, version: int, event_hash: str, level: Level) -> Level:
+        """Return what an event that was appended before, by anybody, is worth: at least ``level``, measured now.
+
+        Raises:
+            WrongVersionError: the stream does not hold that event, or no longer. Reload.
+            LevelNotReachedError: not yet worth ``level``. Ask again.
+            EpochStaleError, OutcomeUnknownError, LevelUnavailableError: as :meth:`append`.
         """
         ...
 
@@ -199,19 +244,23 @@ class EventStore(Protocol):
         ...
 
     async def read_log(
-        self, after: Mapping[int, LogPosition], limit: int, wait_seconds: float = 0
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         """Return commits after the given positions, per partition in order, at most ``limit`` for each partition.
 
-        Waits up to ``wait_seconds`` while there is none; then returns an empty sequence.
+        Waits up to ``wait_seconds`` while there is none; then returns an empty sequence. The log is asked whether it
+        still holds the event that a cursor's anchor names: at the first read after it, and whenever a connection was
+        lost since.
 
         Raises:
-            PositionMissingError: a position is missing between two commits, or after the given one.
+            ForkError: the log does not hold that event: it was lost or replaced after it was read.
+            TruncatedError: what follows the cursor has left the log.
+            PositionMissingError: a position is missing between two commits.
         """
         ...
 
-    async def log_ends(self) -> Mapping[int, LogPosition]:
-        """Return the last position of every partition; epoch 0, position 0 for an empty one."""
+    async def log_ends(self) -> Mapping[int, Cursor]:
+        """Return where every partition's log ends; :data:`~eventstore.ids.LOG_START` for an empty one."""
         ...
 
     async def take_tasks(self, consumer: str, limit: int, wait_seconds: float = 0) -> Sequence[Task]:
@@ -233,6 +282,52 @@ class EventStore(Protocol):
         """Return all tasks of a partition that are not finished, held or free, oldest first; nothing is taken.
 
         Tasks that are added or finished while it reads may or may not be among them.
+        """
+        ...
+
+    async def deliveries(self, task: Task) -> int:
+        """Return how often a task was handed out, taken and claimed; 0 for one that no worker holds."""
+        ...
+
+    async def park_task(self, task: Task, error: str) -> None:
+        """Take a task away from the workers and record it as parked under its stream, in one step. Idempotent.
+
+        A stream has one parked task: a later one replaces it. A task that is finished already is not parked. What
+        UTF-8 cannot express in ``error``, and what is longer than :data:`ERROR_CHARACTERS_MAX`, is not kept.
+        """
+        ...
+
+    async def list_parked(self) -> Sequence[ParkedTask]:
+        """Return the parked tasks, by partition, oldest first; empty where there is none.
+
+        A stream that went on by another task or timer keeps its record until that is retried, which does no harm.
+
+        Raises:
+            DamagedEntryError: a record cannot be read.
+        """
+        ...
+
+    async def retry_parked(self, stream: str) -> bool:
+        """Turn a stream's parked task, also a skipped one, into a task again, in one step; False where there is none.
+
+        Raises:
+            BadIdError: ``stream`` is not a stream id.
+        """
+        ...
+
+    async def skip_parked(self, stream: str, reason: str) -> bool:
+        """Mark a stream's parked task as one that is left as it is, knowingly; False where there is none.
+
+        Raises:
+            BadIdError: ``stream`` is not a stream id.
+        """
+        ...
+
+    async def drop_dead_consumers(self, idle_ms: int) -> Sequence[str]:
+        """Forget consumers that hold no task and did nothing for longer than ``idle_ms``; return their names, sorted.
+
+        Look and deletion are one step for each partition, so no task is lost. A consumer that is alive, but was given
+        nothing for that long, may be among them; it is known again as soon as it takes or claims a task.
         """
         ...
 

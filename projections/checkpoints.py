@@ -10,11 +10,11 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore.ids import Cursor, LogPosition
+from eventstore.ids import Cursor
 from eventstore.store import EventStore
 from projections import tables
 from projections.database import reading
-from projections.errors import AnchorMismatchError, NotReachedError, ReadModelMismatchError
+from projections.errors import NotReachedError, ReadModelMismatchError
 
 ORDERS: Final = "orders"
 """The projection that fills ``orders`` and ``order_events``."""
@@ -42,9 +42,9 @@ class Checkpoint(Struct, frozen=True):
     """First 8 hex digits of the hash of the event at that position."""
 
     @property
-    def end(self) -> LogPosition:
+    def end(self) -> Cursor:
         """The position to read on from."""
-        return LogPosition(self.epoch, self.position)
+        return Cursor(self.epoch, self.position, self.anchor)
 
 
 Checkpoints = Mapping[int, Checkpoint]
@@ -73,24 +73,34 @@ async def move_checkpoints(connection: AsyncConnection, ends: Checkpoints) -> No
     await connection.execute(_move, {"projection": ORDERS, "ends": moved})
 
 
+async def bind(connection: AsyncConnection, store_id: str, partitions: int) -> None:
+    """Make the database the read model of a store, with a checkpoint for every partition, unless it is already.
+
+    Raises:
+        ReadModelMismatchError: it is another store's read model. Correct a URL; nothing was changed.
+    """
+    identity = (store_id, partitions)
+    ours = insert(tables.store).values(store_id=store_id, partitions=partitions)
+    await connection.execute(ours.on_conflict_do_nothing())
+    found = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one()
+    if tuple(found) != identity:
+        raise ReadModelMismatchError((found[0], found[1]), identity)
+    start = [
+        {"projection": ORDERS, "partition": number, "epoch": 0, "position": 0, "anchor": ""}
+        for number in range(partitions)
+    ]
+    await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
+
+
 async def adopt_checkpoints(engine: AsyncEngine, store: EventStore) -> dict[int, Checkpoint]:
     """Bind the database to ``store``, if it belongs to none yet, and return the checkpoint of every partition.
 
     Raises:
         ReadModelMismatchError: it is another store's read model. Correct a URL; nothing was changed.
-        AnchorMismatchError: the log does not hold what was projected. Do not project on.
-        PositionMissingError: the log ends before a checkpoint. Do not project on.
     """
     async with engine.begin() as connection:
-        await _bind(connection, store)
-        start = [
-            {"projection": ORDERS, "partition": number, "epoch": 0, "position": 0, "anchor": ""}
-            for number in range(store.partitions)
-        ]
-        await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
-        checkpoints = await read_checkpoints(connection)
-    await _require_anchors(store, checkpoints)
-    return checkpoints
+        await bind(connection, store.store_id, store.partitions)
+        return await read_checkpoints(connection)
 
 
 async def wait_for(engine: AsyncEngine, partition: int, position: int, timeout_seconds: float) -> None:
@@ -114,25 +124,3 @@ async def _position(connection: AsyncConnection, partition: int) -> int:
     query = select(_table.c.position).where(_table.c.projection == ORDERS, _table.c.partition == partition)
     found: int | None = await connection.scalar(query)
     return found or 0
-
-
-async def _bind(connection: AsyncConnection, store: EventStore) -> None:
-    identity = (store.store_id, store.partitions)
-    ours = insert(tables.store).values(store_id=identity[0], partitions=identity[1])
-    await connection.execute(ours.on_conflict_do_nothing())
-    found = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one()
-    if tuple(found) != identity:
-        raise ReadModelMismatchError((found[0], found[1]), identity)
-
-
-async def _require_anchors(store: EventStore, checkpoints: Checkpoints) -> None:
-    projected = {number: checkpoint for number, checkpoint in checkpoints.items() if checkpoint.position}
-    if not projected:
-        return
-    before = {number: LogPosition(at.epoch, at.position - 1) for number, at in projected.items()}
-    found = {commit.partition: commit for commit in await store.read_log(before, limit=1)}
-    for number, at in projected.items():
-        commit = found.get(number)
-        anchor = commit.anchors[-1] if commit is not None and commit.end == at.end else ""
-        if anchor != at.anchor:
-            raise AnchorMismatchError(number, str(Cursor(at.epoch, at.position, at.anchor)), anchor)

@@ -51,22 +51,6 @@ class ReadModelMismatchError(ProjectionError):
         self.expected = expected
 
 
-class AnchorMismatchError(ProjectionError):
-    """The log does not hold the event that the checkpoint names: it is another log, or it lost or changed events.
-
-    Nothing was projected. ``found`` is the anchor in the log; "" where the log has no event at that position.
-    """
-
-    def __init__(self, partition: int, cursor: str, found: str) -> None:
-        super().__init__(
-            f"partition {partition}: the checkpoint {cursor} is not in the log"
-            f"{f', which has {found} there' if found else ''}: {_REBUILD}"
-        )
-        self.partition = partition
-        self.cursor = cursor
-        self.found = found
-
-
 class OrderMismatchError(ProjectionError):
     """An event does not follow its order's row. Nothing of its batch was projected; do not skip it.
 

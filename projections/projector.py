@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, assert_never
 
 from msgspec import Struct
@@ -12,6 +12,7 @@ from eventstore.errors import PositionMissingError, StoreUnavailableError
 from eventstore.ids import event_id
 from eventstore.store import EventStore, StoredCommit
 from projections import rows
+from projections.archive.epochs import fences
 from projections.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -53,6 +54,8 @@ class _Batch(Struct, frozen=True):
     frames: list[Frame]
     lines: list[rows.EventLine]
     ends: dict[int, Checkpoint]
+    places: list[tuple[int, int, int]]
+    """Partition, epoch and position of each commit."""
 
 
 class Projector:
@@ -85,7 +88,7 @@ class Projector:
         """Project until ``stopping`` is set. While a server is down, wait and try again, for as long as it takes.
 
         Raises:
-            ReadModelMismatchError, AnchorMismatchError, PositionMissingError, OrderMismatchError, FrameError:
+            ReadModelMismatchError, ForkError, TruncatedError, PositionMissingError, OrderMismatchError, FrameError:
                 the log and the database do not fit; everything before is projected, nothing was skipped.
         """
         while not stopping.is_set():
@@ -105,6 +108,8 @@ class Projector:
         """
         ends = await self._store.log_ends()
         checkpoints = await adopt_checkpoints(self._engine, self._store)
+        # Also where nothing is new: the log must hold what was projected last.
+        await self._store.read_log({number: at.end for number, at in checkpoints.items()}, 1)
         events = 0
         while behind := [n for n, end in ends.items() if checkpoints[n].position < end.position]:
             commits = await self._read({number: checkpoints[number] for number in behind}, 0)
@@ -144,7 +149,9 @@ class Projector:
     async def _project(self, batch: _Batch, assumed: Checkpoints) -> Projected | Overtaken:
         async with self._engine.begin() as connection:
             locked = await lock_checkpoints(connection, batch.ends)
-            if any(assumed[number] != checkpoint for number, checkpoint in locked.items()):
+            if any(assumed[number] != checkpoint for number, checkpoint in locked.items()) or _is_fenced(
+                batch.places, await fences(connection, list(batch.ends))
+            ):
                 return Overtaken(await read_checkpoints(connection))
             await _write(connection, batch)
         return Projected(len(batch.frames), batch.ends)
@@ -188,7 +195,17 @@ def _batch(commits: Sequence[StoredCommit], checkpoints: Checkpoints) -> _Batch:
             frames.append(frame)
             lines.append(rows.event_line(commit, first + index, frame, data))
         ends[commit.partition] = Checkpoint(commit.partition, commit.epoch, commit.position, commit.anchors[-1])
-    return _Batch(frames, lines, ends)
+    places = [(commit.partition, commit.epoch, commit.position) for commit in commits]
+    return _Batch(frames, lines, ends, places)
+
+
+def _is_fenced(places: Sequence[tuple[int, int, int]], epochs: Mapping[int, Sequence[tuple[int, int]]]) -> bool:
+    """Whether a place lies beyond the end of its epoch: it was read from a server that has been replaced since."""
+    return any(
+        epoch < later and position > end
+        for partition, epoch, position in places
+        for later, end in epochs.get(partition, ())
+    )
 
 
 def _frame_of(commit: StoredCommit, index: int, data: bytes) -> Frame:

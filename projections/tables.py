@@ -139,3 +139,23 @@ store: Final = Table(
     CheckConstraint("single", name="store_single_check"),
 )
 """The event store that this read model belongs to: at most one row."""
+
+epochs: Final = Table(
+    "epochs",
+    metadata,
+    Column("partition", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("healed", BigInteger, nullable=False),
+    Column("opened_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("partition", "epoch", name="epochs_pkey"),
+    CheckConstraint("epoch >= 1", name="epochs_epoch_check"),
+    CheckConstraint("position >= 0", name="epochs_position_check"),
+    CheckConstraint("healed >= 0", name="epochs_healed_check"),
+)
+"""Each epoch of a partition, registered before it opens.
+
+``position`` is the last one of the epochs before it: an event of theirs beyond it was lost with the server that had it.
+``incarnation`` is the identity of the server's data, ``healed`` how many events were written back.
+"""

@@ -48,8 +48,8 @@ from eventstore.store import Append, EventStore
 from projections.checkpoints import wait_for
 from projections.database import create_database_engine
 from projections.diff import Finding, diff
-from projections.migrations import upgrade_schema
 from projections.projector import Projector
+from projections.schema.migrations import upgrade_schema
 from tests.builders import stream_id
 from tests.clocks import START_US, StepClock
 

@@ -9,12 +9,12 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.embedded import Servers
-from app.main import open_database, open_store, servers
+from app.main import attach_store, open_database, servers
 from app.settings import Settings, load_settings
 from eventstore.errors import StoreUnavailableError
-from eventstore.redis.connection import Pipeline, connect
-from eventstore.redis.store import RedisEventStore
-from projections.migrations import require_schema
+from eventstore.redis.connection import Pipeline
+from projections.archive.store import ArchivedEventStore
+from projections.schema.migrations import require_schema
 
 _ADDRESSES = "servers.json"
 
@@ -22,7 +22,7 @@ _ADDRESSES = "servers.json"
 class Connected(msgspec.Struct, frozen=True):
     """The event store and the database of one engine."""
 
-    store: RedisEventStore
+    store: ArchivedEventStore
     database: AsyncEngine
     servers: Servers
 
@@ -45,14 +45,16 @@ async def connected(settings: Settings) -> AsyncIterator[Connected]:
         EmbeddedError, EventStoreError, ProjectionError: the servers cannot be used; each message says why.
     """
     async with joined_servers(settings) as joined:
-        store = await open_store(settings, joined.redis_url)
         database = open_database(joined, "cli")
         try:
             await require_schema(database)
-            yield Connected(store, database, joined)
+            store = await attach_store(settings, joined, database)
+            try:
+                yield Connected(store, database, joined)
+            finally:
+                await store.close()
         finally:
             await database.dispose()
-            await store.close()
 
 
 @asynccontextmanager
@@ -89,7 +91,7 @@ async def _running(settings: Settings) -> Servers | None:
     except (OSError, msgspec.DecodeError):
         return None
     # A crashed engine leaves the file behind; what answers is alive.
-    connection = Pipeline(connect(found.redis_url))
+    connection = Pipeline(found.redis_url)
     try:
         await connection.execute("PING")
     except StoreUnavailableError:

@@ -25,11 +25,11 @@ from app.cli.up import address, engine
 from app.client import Client
 from app.client.client import TERMINAL
 from app.embedded import Servers
-from app.main import open_database, open_store
+from app.main import opened
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from eventstore.ids import partition_in
-from eventstore.redis.store import RedisEventStore
+from eventstore.store import EventStore
 from projections.checkpoints import wait_for
 from projections.diff import diff
 from projections.rebuild import rebuild_orders
@@ -158,9 +158,7 @@ async def cut_and_resume(console: Console, url: str, order_id: str) -> None:
 
 async def proofs(console: Console, settings: Settings, servers: Servers, order_ids: list[str]) -> None:
     """Compare PostgreSQL with the streams, rebuild the read model, compare again, and replay one order."""
-    store = await open_store(settings, servers.redis_url)
-    database = open_database(servers, "demo")
-    try:
+    async with opened(settings, servers, "demo") as (store, database):
         for order_id in order_ids:
             last = (await store.read_stream(order_id))[-1]
             await wait_for(database, partition_in(order_id), last.position, PROJECTED_SECONDS_MAX)
@@ -174,12 +172,9 @@ async def proofs(console: Console, settings: Settings, servers: Servers, order_i
         await compare(console, store, database, order_ids)
         console.print("\n[bold]One order, replayed for the auditor[/] (ordertape audit replay ORDER)")
         show_replay(console, await replay(store, order_ids[0]))
-    finally:
-        await database.dispose()
-        await store.close()
 
 
-async def compare(console: Console, store: RedisEventStore, database: AsyncEngine, order_ids: list[str]) -> None:
+async def compare(console: Console, store: EventStore, database: AsyncEngine, order_ids: list[str]) -> None:
     """Show that both copies agree.
 
     Raises:

@@ -4,7 +4,8 @@ import sys
 
 import typer
 
-from app.cli import audit, demo, orders, rebuild, roles, status, up
+from app.audit.doctor.errors import UnfitError
+from app.cli import audit, demo, doctor, orders, parked, rebuild, restore, roles, status, up
 from app.client import ClientError
 from app.dex.errors import DexError
 from app.embedded import EmbeddedError
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-for group in (up, orders, status, rebuild, roles, demo, audit):
+for group in (up, orders, status, rebuild, roles, demo, audit, doctor, parked, restore):
     group.add_to(app)
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Run one command. Exit status 2 means that it could not be carried out; the reason is on standard error."""
     try:
         app()
-    except (ClientError, DexError, EmbeddedError, EventStoreError, ProjectionError, up.StartError) as error:
+    except (ClientError, DexError, EmbeddedError, EventStoreError, ProjectionError, UnfitError, up.StartError) as error:
         _refuse(str(error))
     except SettingsError as error:
         _refuse("the settings are refused:\n  " + "\n  ".join(error.problems))
@@ -40,6 +41,10 @@ def main() -> None:
 def _refuse(message: str) -> None:
     sys.stderr.write(f"ordertape: {message}\n")
     sys.exit(EXIT_CANNOT)
+
+
+if __name__ == "__main__":
+    main()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import msgspec
 import typer
 import uvloop
 
+from app.audit.doctor.checkup import require_fit
 from app.cli.connections import joined_servers, settings_here
 from app.embedded import Servers
 from app.main import Role, run_api, run_projector, run_worker
@@ -54,6 +55,7 @@ def _run_configured(name: str) -> None:
 
     async def run(stopping: asyncio.Event) -> None:
         async with joined_servers(settings) as found:
+            await require_fit(settings, found)
             await ROLES[name](settings, found, stopping)
 
     run_until_signal(run)

@@ -12,13 +12,14 @@ import msgspec
 import typer
 from rich.console import Console
 
+from app.audit.doctor.checkup import require_fit
 from app.cli.connections import announced, settings_here
 from app.cli.roles import Launch, run_until_signal
 from app.embedded import Servers
 from app.main import open_database, servers
 from app.settings import Settings
 from app.telemetry import set_up_logging
-from projections.migrations import upgrade_schema
+from projections.schema.migrations import upgrade_schema
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +86,11 @@ async def engine(settings: Settings, on_end: Callable[[], None] = lambda: None) 
 
     Raises:
         EmbeddedError, EventStoreError, ProjectionError: a server cannot be used.
+        UnfitError: a server would break what the engine promises.
         StartError: a part did not become ready.
     """
     async with servers(settings, on_end) as found, announced(settings, found):
+        await require_fit(settings, found)
         database = open_database(found, "up")
         try:
             await upgrade_schema(database)

@@ -28,6 +28,7 @@ from app.orders.state import (
     Terms,
     Waiting,
 )
+from eventstore.levels import Level
 from eventstore.store import EventStore, Task
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     quote_timeout_ms: int
     task_ms: int
     """A task ends within this time; what is undecided then becomes a timer."""
+    intent_level: Level
+    """What a recorded intent must be worth before its swap is sent."""
 
 
 class OrderProcess:
@@ -99,14 +102,18 @@ class OrderProcess:
         """
         deadline_us = self._clock.now_us() + self._settings.task_ms * 1_000
         order = await self._streams.load(task.stream)
+        if isinstance(order.state, Submitted):
+            # Recorded by another task, which may have ended before its intent was worth enough to be sent.
+            await self._streams.confirm(order, self._settings.intent_level)
         sent = False
         while True:
             command = await self._next_command(order, deadline_us, sent)
             if command is None:
                 await self._store.finish_task(task)
                 return
-            recorded = await self._streams.record(order, command, task)
             sent = isinstance(order.state, Building)
+            level = self._settings.intent_level if sent else None
+            recorded = await self._streams.record(order, command, task, level=level)
             order = recorded.order
             if sent:
                 await self._submission.send_intent(order)

@@ -1,27 +1,32 @@
 """An order's stream: load it, decide, append the events with the tasks and timers that the new state obliges to."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app.clock import Clock
-from app.orders.codec import Origin, client_in, from_frame, to_frame
+from app.orders.codec import Origin, at_in, client_in, from_frame, to_frame
 from app.orders.commands import Command, PlaceOrder
 from app.orders.decide import decide
-from app.orders.events import Event
+from app.orders.events import Event, OrderAccepted
 from app.orders.evolve import evolve
-from app.orders.obligations import Obligation, obligations
-from app.orders.state import Absent, State
-from app.orders.times import format_time
+from app.orders.obligations import KINDS, Obligation, obligations
+from app.orders.state import Absent, State, Terminal
+from app.orders.times import format_time, parse_time
 from eventstore.canonical import SealedEvent, seal
 from eventstore.errors import OutcomeUnknownError
+from eventstore.hot import Duties
 from eventstore.ids import ENTROPY_BYTES, new_stream_id, new_ulid
-from eventstore.store import Append, AppendResult, EventStore, Existing, IdempotencyKey, IndexEntry, Level, Task
+from eventstore.levels import Level
+from eventstore.store import Append, AppendResult, EventStore, Existing, IdempotencyKey, IndexEntry, StoredEvent, Task
 
 TIMERS: Final = "due"
+CLOSED: Final = "closed"
+"""Index of the orders that have ended; the score is when, in milliseconds since 1970."""
 APPEND_TRIES: Final = 4
 APPEND_RETRY_SECONDS: Final = 0.25
 _COMMIT_ID_BYTES: Final = 6
@@ -112,10 +117,11 @@ class OrderStreams:
                 break
         return OrderHead(order_id=order_id, client=client, state=state, version=version, hash=head_hash)
 
-    async def record(self, order: OrderHead, command: Command, task: Task) -> Recorded:
+    async def record(self, order: OrderHead, command: Command, task: Task, *, level: Level | None = None) -> Recorded:
         """Append what ``command`` causes, under ``task``; the same append finishes the task when no work is left now.
 
-        A command that the state has outgrown appends nothing.
+        A command that the state has outgrown appends nothing. ``level`` is what the answer must be worth; None: the
+        store's own.
 
         Raises:
             WrongVersionError: another worker was first. Load the order and look again.
@@ -125,8 +131,17 @@ class OrderStreams:
         if not events:
             return Recorded(order=order, finished=False)
         commit, after = self._commit(order, events, task, None)
-        await self._append(commit)
+        await self._append(replace(commit, level=level))
         return Recorded(order=after, finished=commit.finish_task is not None)
+
+    async def confirm(self, order: OrderHead, level: Level) -> None:
+        """Return once everything that was recorded of ``order`` is worth ``level``.
+
+        Raises:
+            WrongVersionError: the store holds another history. Load the order and look again.
+            StoreUnavailableError, OutcomeUnknownError, EpochStaleError: it is not known to be; leave the task.
+        """
+        await self._store.confirm(order.order_id, order.version, order.hash, level)
 
     def _commit(
         self,
@@ -147,9 +162,7 @@ class OrderStreams:
             events=sealed,
             add_task=owed_now.task if task is None else None,
             finish_task=task if owed_now.task is None else None,
-            set_entries=tuple(
-                IndexEntry(TIMERS, f"{kind} {order.order_id}", due_ms) for kind, due_ms in owed_now.timers.items()
-            ),
+            set_entries=(*_timers(order.order_id, owed_now), *_closing(order.order_id, after, self._clock.now_us())),
             clear_entries=tuple(
                 (TIMERS, f"{kind} {order.order_id}") for kind in owed_before.timers.keys() - owed_now.timers.keys()
             ),
@@ -189,6 +202,42 @@ class OrderStreams:
 class _Owed(Struct, frozen=True):
     task: str | None
     timers: dict[str, int]
+
+
+def duties(order_id: str, events: Sequence[StoredEvent]) -> Duties:
+    """Return what must exist in the store beside ``events``, which are all of an order's, and what must not.
+
+    Raises:
+        UndefinedTransitionError, UnknownEventTypeError: the stream cannot be folded.
+    """
+    history = [from_frame(event.data) for event in events]
+    start: State = Absent()
+    state = reduce(evolve, history, start)
+    owed = _split(obligations(state))
+    last_ms = parse_time(at_in(events[-1].data)) // 1000
+    return Duties(
+        add_task=owed.task,
+        set_entries=(*_timers(order_id, owed), *_closing(order_id, state, last_ms * 1000)),
+        clear_entries=tuple((TIMERS, f"{kind} {order_id}") for kind in KINDS if kind not in owed.timers),
+        idempotency=_key(client_in(events[0].data), history[0]),
+    )
+
+
+def _key(client: str | None, accepted: Event) -> IdempotencyKey | None:
+    match accepted:
+        case OrderAccepted(idempotency_key=str(key), fingerprint=str(fingerprint)):
+            return IdempotencyKey(client or "", key, fingerprint)
+        case _:
+            return None
+
+
+def _timers(order_id: str, owed: _Owed) -> tuple[IndexEntry, ...]:
+    return tuple(IndexEntry(TIMERS, f"{kind} {order_id}", due_ms) for kind, due_ms in owed.timers.items())
+
+
+def _closing(order_id: str, state: State, now_us: int) -> tuple[IndexEntry, ...]:
+    """Return the entry by which an ended order is found when its time in the store is over."""
+    return (IndexEntry(CLOSED, order_id, now_us // 1000),) if isinstance(state, Terminal) else ()
 
 
 def _split(owed: tuple[Obligation, ...]) -> _Owed:

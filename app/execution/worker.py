@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,8 +11,8 @@ from msgspec import Struct
 from app.clock import Clock
 from app.dex.errors import ChainError
 from app.execution.process import OrderProcess
-from eventstore.errors import EventStoreError, WrongVersionError
-from eventstore.store import EventStore, Task
+from eventstore.errors import DamagedEntryError, EventStoreError, NotCanonicalError, WrongVersionError
+from eventstore.store import ERROR_CHARACTERS_MAX, EventStore, Task
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,12 @@ TIMERS_MAX: Final = 256
 TIMER_SECONDS_MAX: Final = 0.25
 OUTAGE_SECONDS: Final = 0.5
 CONFLICT_TRIES: Final = 3
+PARK_AFTER: Final = 4
+"""A task that cannot be worked on is parked when it has been handed out this often: once, and three times again."""
+DROP_SECONDS: Final = 30.0
+"""Time between two looks for the consumers of dead workers."""
+DEAD_IDLE_MS_MIN: Final = 60_000
+_HEAD_CHARACTERS_MAX: Final = 1_000
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -72,6 +79,7 @@ class Worker:
             self._begin(group, tasks)
 
     async def _claim(self, group: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
+        drop_at_us = self._clock.now_us()
         while not stopping.is_set():
             try:
                 tasks = await self._store.claim_tasks(self._settings.consumer, self._settings.claim_idle_ms, CLAIM_MAX)
@@ -81,7 +89,19 @@ class Worker:
             for task in tasks:
                 log.warning("task_claimed", extra={"order_id": task.stream, "kind": task.kind})
             self._begin(group, tasks)
+            if self._clock.now_us() >= drop_at_us:
+                drop_at_us = self._clock.now_us() + int(DROP_SECONDS * 1_000_000)
+                await self._drop_dead_consumers()
             await self._clock.sleep(CLAIM_SECONDS)
+
+    async def _drop_dead_consumers(self) -> None:
+        try:
+            names = await self._store.drop_dead_consumers(max(DEAD_IDLE_MS_MIN, 2 * self._settings.claim_idle_ms))
+        except EventStoreError as error:
+            await self._outage("consumers_not_dropped", error)
+            return
+        if names:
+            log.info("consumers_dropped", extra={"consumers": list(names)})
 
     async def _fire(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -106,14 +126,32 @@ class Worker:
     async def _work(self, task: Task) -> None:
         try:
             await self._advance(task)
+        except (DamagedEntryError, NotCanonicalError) as error:
+            # The store itself works: it is this order's stream that cannot be read, or gone on with.
+            await self._broken(task, error)
         except (EventStoreError, ChainError) as error:
             # The task stays held; it is claimed when its idle time is over, here or elsewhere.
             log.warning("task_left", extra={"order_id": task.stream, "reason": f"{type(error).__name__}: {error}"})
-        except Exception:
-            log.exception("task_broken", extra={"order_id": task.stream, "kind": task.kind})
+        except Exception as error:
+            await self._broken(task, error)
         finally:
             self._busy.discard(task)
             self._slot_freed.set()
+
+    async def _broken(self, task: Task, error: Exception) -> None:
+        """Leave the task to be claimed, or park it when it has been handed out :data:`PARK_AFTER` times."""
+        facts = {"order_id": task.stream, "kind": task.kind}
+        log.error("task_broken", exc_info=error, extra=facts)
+        try:
+            deliveries = await self._store.deliveries(task)
+            if deliveries < PARK_AFTER:
+                return
+            text = error_text(error)
+            await self._store.park_task(task, text)
+        except EventStoreError as outage:
+            log.warning("task_not_parked", extra={**facts, "reason": f"{type(outage).__name__}: {outage}"})
+            return
+        log.error("task_parked", extra={**facts, "deliveries": deliveries, "reason": text.partition("\n")[0]})
 
     async def _advance(self, task: Task) -> None:
         for tries_left in reversed(range(CONFLICT_TRIES)):
@@ -123,3 +161,20 @@ class Worker:
             except WrongVersionError:
                 if tries_left == 0:
                     raise
+
+
+def error_text(error: BaseException) -> str:
+    """Return ``type: message`` and as many of the traceback's last lines as a parked task's error may have."""
+    # A task group wraps what went wrong in it, also a single error.
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    head = f"{type(error).__name__}: {error}"[:_HEAD_CHARACTERS_MAX]
+    lines = "".join(traceback.format_tb(error.__traceback__)).splitlines(keepends=True)
+    room = ERROR_CHARACTERS_MAX - len(head) - 1
+    kept: list[str] = []
+    for line in reversed(lines):
+        room -= len(line)
+        if room < 0:
+            break
+        kept.insert(0, line)
+    return f"{head}\n{''.join(kept)}".rstrip()

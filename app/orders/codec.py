@@ -58,6 +58,7 @@ class _Meta(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
+    at: str
     meta: _Meta
 
 
@@ -79,6 +80,11 @@ def to_frame(event: Event, *, order_id: str, seq: int, at: str, origin: Origin) 
 def client_in(data: bytes) -> str | None:
     """Return the client that a stored frame's order belongs to; None for an anonymous one."""
     return _head.decode(data).meta.client
+
+
+def at_in(data: bytes) -> str:
+    """Return when a stored frame's event happened, by its writer's clock."""
+    return _head.decode(data).at
 
 
 def from_frame(data: bytes) -> Event:

@@ -1,6 +1,6 @@
 """What an order in a given state still needs done: the one source of tasks and timers beside its events."""
 
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never, get_args
 
 from msgspec import Struct
 
@@ -19,11 +19,14 @@ from app.orders.state import (
 )
 from app.orders.times import parse_time
 
+Kind = Literal["attempt", "resolve"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
 
 class Obligation(Struct, frozen=True):
     """One step that a worker owes the order: a task now, or, with ``due_ms``, a timer that becomes that task."""
 
-    kind: Literal["attempt", "resolve"]
+    kind: Kind
     due_ms: int | None = None
     """Milliseconds since 1970; ``None``: at once."""
 

@@ -1,31 +1,76 @@
 """Commits as arguments of the append script, and entries of the server as what they mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from eventstore.errors import DamagedEntryError
-from eventstore.ids import LogPosition
-from eventstore.store import Append, StoredCommit, StoredEvent, Task
+from eventstore.hot import Restored
+from eventstore.ids import created_ms, numbers_of
+from eventstore.store import NEW_STREAM_SECONDS_MAX, Append, IdempotencyKey, IndexEntry, StoredCommit, StoredEvent, Task
 
 
-def append_arguments(prefix: str, epoch: int, commit: Append) -> tuple[list[str], list[Any]]:
-    names = [entry.index for entry in commit.set_entries] + [index for index, _ in commit.clear_entries]
-    indexes = {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
-    keys = [f"{prefix}:meta", f"{prefix}:stream:{commit.stream}", f"{prefix}:log", f"{prefix}:tasks"]
-    keys += [f"{prefix}:idempotency", *(f"{prefix}:{name}" for name in indexes)]
+def append_arguments(prefix: str, epoch: int, fixed: str, commit: Append) -> tuple[list[str], list[Any]]:
+    """Return the keys and arguments of ``append.lua``."""
+    indexes = _indexes(commit.set_entries, commit.clear_entries)
     record = commit.idempotency
     args: list[Any] = [epoch, commit.expected_version, commit.expected_hash, commit.commit_id, commit.stream]
     args += [commit.add_task or "", commit.finish_task.id if commit.finish_task else ""]
-    args += [f"{record.scope}\0{record.key}", record.fingerprint] if record else ["", ""]
+    args += [_field(record), record.fingerprint] if record else ["", ""]
     args += [len(commit.events), len(commit.set_entries)]
+    begun_ms = created_ms(commit.stream) if commit.expected_version == 0 else 0
+    args += [fixed, begun_ms, NEW_STREAM_SECONDS_MAX * 1000]
     for event in commit.events:
         args += [event.hash, event.data]
-    for entry in commit.set_entries:
+    return _keys(prefix, commit.stream, indexes), args + _entry_arguments(
+        indexes, commit.set_entries, commit.clear_entries
+    )
+
+
+def restore_arguments(prefix: str, piece: Restored) -> tuple[list[str], list[Any]]:
+    """Return the keys and, but for the first one, the arguments of ``restore.lua``."""
+    duties, entry = piece.duties, piece.entry
+    indexes = _indexes(duties.set_entries, duties.clear_entries)
+    args: list[Any] = [piece.prev]
+    if entry is None:
+        args += ["", piece.stream, "", "", "", "", 0]
+    else:
+        args += [entry.end.entry_id, entry.stream, entry.version, entry.commit_id, entry.recorded_us]
+        args += ["".join(entry.anchors), len(entry.events)]
+    record = duties.idempotency
+    args += [len(piece.events), duties.add_task or ""]
+    args += [_field(record), f"{piece.stream} {record.fingerprint}"] if record else ["", ""]
+    args += [len(duties.set_entries), b"\n".join(entry.events) if entry else ""]
+    for event in piece.events:
+        args += [f"{event.epoch}-{event.version}", event.commit_id, event.hash, event.position, event.data]
+    return _keys(prefix, piece.stream, indexes), args + _entry_arguments(
+        indexes, duties.set_entries, duties.clear_entries
+    )
+
+
+def _indexes(sets: Sequence[IndexEntry], clears: Sequence[tuple[str, str]]) -> dict[str, int]:
+    names = [*(entry.index for entry in sets), *(index for index, _ in clears)]
+    return {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
+
+
+def _keys(prefix: str, stream: str, indexes: Iterable[str]) -> list[str]:
+    fixed = ("meta", f"stream:{stream}", "log", "tasks", "idempotency")
+    return [f"{prefix}:{name}" for name in (*fixed, *indexes)]
+
+
+def _entry_arguments(
+    indexes: dict[str, int], sets: Sequence[IndexEntry], clears: Sequence[tuple[str, str]]
+) -> list[Any]:
+    args: list[Any] = []
+    for entry in sets:
         args += [indexes[entry.index], entry.score, entry.member]
-    for index, member in commit.clear_entries:
+    for index, member in clears:
         args += [indexes[index], member]
-    return keys, args
+    return args
+
+
+def _field(record: IdempotencyKey) -> str:
+    return f"{record.scope}\0{record.key}"
 
 
 def fields_of(flat: Any) -> dict[bytes, Any]:
@@ -44,11 +89,11 @@ def _reading(entry_id: bytes) -> Iterator[None]:
 
 def stored_event(entry: tuple[bytes, Any]) -> StoredEvent:
     with _reading(entry[0]):
-        at = LogPosition.of_entry(entry[0])
+        epoch, version = numbers_of(entry[0])
         fields = fields_of(entry[1])
         return StoredEvent(
-            version=at.position,
-            epoch=at.epoch,
+            version=version,
+            epoch=epoch,
             position=int(fields[b"position"]),
             commit_id=fields[b"commit"].decode(),
             hash=fields[b"hash"].decode(),
@@ -58,13 +103,13 @@ def stored_event(entry: tuple[bytes, Any]) -> StoredEvent:
 
 def stored_commit(number: int, entry: tuple[bytes, Any]) -> StoredCommit:
     with _reading(entry[0]):
-        at = LogPosition.of_entry(entry[0])
+        epoch, position = numbers_of(entry[0])
         fields = fields_of(entry[1])
         anchors = fields[b"anchors"].decode()
         return StoredCommit(
             partition=number,
-            epoch=at.epoch,
-            position=at.position,
+            epoch=epoch,
+            position=position,
             stream=fields[b"stream"].decode(),
             version=int(fields[b"version"]),
             commit_id=fields[b"commit"].decode(),

@@ -19,10 +19,20 @@ def script_of(text: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def _load(name: str) -> Script:
-    return script_of(resources.files("eventstore.redis").joinpath("lua", name).read_text(encoding="utf-8"))
+def _load(*names: str) -> Script:
+    folder = resources.files("eventstore.redis").joinpath("lua")
+    return script_of("".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
 
 
-APPEND: Final = _load("append.lua")
+APPEND: Final = _load("incarnation.lua", "append.lua")
+DELIVERIES: Final = _load("deliveries.lua")
+DROP_CONSUMERS: Final = _load("drop_consumers.lua")
+CONFIRM: Final = _load("incarnation.lua", "confirm.lua")
 FIRE: Final = _load("fire.lua")
-OPEN: Final = _load("open.lua")
+RECORD: Final = _load("incarnation.lua", "record.lua")
+PARK: Final = _load("park.lua")
+RETRY: Final = _load("retry.lua")
+SKIP: Final = _load("skip.lua")
+OPEN_EPOCH: Final = _load("incarnation.lua", "open_epoch.lua")
+REMOVE: Final = _load("remove.lua")
+RESTORE: Final = _load("incarnation.lua", "restore.lua")

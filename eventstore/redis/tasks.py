@@ -1,27 +1,40 @@
 """Tasks and timers of all partitions: one stream and one sorted index each, shared by competing workers."""
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+import msgspec
 
-from eventstore.errors import StoreUnavailableError
-from eventstore.redis.connection import Pipeline, read_streams
-from eventstore.redis.entries import task_of
-from eventstore.redis.scripts import FIRE
-from eventstore.store import Task
+from eventstore.errors import DamagedEntryError
+from eventstore.redis.connection import Pipeline, RefusedError
+from eventstore.redis.entries import fields_of, task_of
+from eventstore.redis.scripts import DELIVERIES, DROP_CONSUMERS, FIRE, PARK, RETRY, SKIP
+from eventstore.store import ParkedTask, Task, storable_error
 
 GROUP: Final = "workers"
+"""Named in the scripts too."""
 _LIST_PAGE: Final = 1000
+
+
+class _Record(msgspec.Struct):
+    """What the hash of parked tasks holds under a stream's id, as JSON."""
+
+    kind: str
+    error: str
+    deliveries: int
+    parked_ms: int
+    skipped_reason: str | None
+
+
+_record: Final = msgspec.json.Decoder(_Record).decode
 
 
 class Tasks:
     """The tasks and timers of a store; see the methods of :class:`eventstore.store.EventStore`."""
 
-    def __init__(self, pipeline: Pipeline, waiting: Redis, keys: Sequence[str]) -> None:
+    def __init__(self, pipeline: Pipeline, keys: Sequence[str]) -> None:
         self._pipeline = pipeline
-        self._waiting = waiting
         self._keys = keys
 
     async def take(self, consumer: str, limit: int, wait_seconds: float = 0) -> Sequence[Task]:
@@ -29,14 +42,14 @@ class Tasks:
         streams = {f"{prefix}:tasks": ">" for prefix in self._keys}
         numbers = {f"{prefix}:tasks".encode(): number for number, prefix in enumerate(self._keys)}
         try:
-            replies = await read_streams(
-                self._waiting, "XREADGROUP", limit, wait_seconds, streams, "GROUP", GROUP, consumer
+            replies = await self._pipeline.read_streams(
+                "XREADGROUP", limit, wait_seconds, streams, "GROUP", GROUP, consumer
             )
-        except ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise StoreUnavailableError(f"the Redis server refused to give tasks: {error}") from error
+        except RefusedError as error:
+            if error.code not in ("NOGROUP", "UNBLOCKED"):
+                raise
             for key in streams:
-                await create_group(self._waiting, key)
+                await create_group(self._pipeline, key)
             return ()
         return [task_of(numbers[key], entry) for key, entries in replies for entry in entries]
 
@@ -67,6 +80,36 @@ class Tasks:
             start = f"({tasks[-1].id}"
         return tasks
 
+    async def deliveries(self, task: Task) -> int:
+        """See :meth:`EventStore.deliveries`."""
+        return int(await self._pipeline.run(DELIVERIES, (f"{self._keys[task.partition]}:tasks",), (task.id,)))
+
+    async def park(self, task: Task, error: str) -> None:
+        """See :meth:`EventStore.park_task`."""
+        prefix = self._keys[task.partition]
+        record = msgspec.json.encode({"error": storable_error(error), "kind": task.kind, "skipped_reason": None})
+        await self._pipeline.run(PARK, (f"{prefix}:tasks", f"{prefix}:parked"), (task.id, task.stream, record))
+
+    async def parked(self) -> Sequence[ParkedTask]:
+        """See :meth:`EventStore.list_parked`."""
+        found = await asyncio.gather(*(self._pipeline.execute("HGETALL", f"{key}:parked") for key in self._keys))
+        return [task for number, records in enumerate(found) for task in _parked_tasks(number, fields_of(records))]
+
+    async def retry(self, partition: int, stream: str) -> bool:
+        """See :meth:`EventStore.retry_parked`."""
+        prefix = self._keys[partition]
+        return bool(await self._pipeline.run(RETRY, (f"{prefix}:tasks", f"{prefix}:parked"), (stream,)))
+
+    async def skip(self, partition: int, stream: str, reason: str) -> bool:
+        """See :meth:`EventStore.skip_parked`."""
+        keys = (f"{self._keys[partition]}:parked",)
+        return bool(await self._pipeline.run(SKIP, keys, (stream, storable_error(reason))))
+
+    async def drop_dead_consumers(self, idle_ms: int) -> Sequence[str]:
+        """See :meth:`EventStore.drop_dead_consumers`."""
+        scripts = (self._pipeline.run(DROP_CONSUMERS, (f"{prefix}:tasks",), (idle_ms,)) for prefix in self._keys)
+        return sorted({name.decode() for names in await asyncio.gather(*scripts) for name in names})
+
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""
         waits = [
@@ -76,10 +119,22 @@ class Tasks:
         return min(known) if known else None
 
 
-async def create_group(client: Any, key: str) -> None:
+def _parked_tasks(partition: int, records: dict[bytes, bytes]) -> list[ParkedTask]:
+    tasks: list[ParkedTask] = []
+    for stream, text in records.items():
+        try:
+            record = _record(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DamagedEntryError(f"parked {stream.decode()}", error) from error
+        facts = msgspec.structs.asdict(record)
+        tasks.append(ParkedTask(stream=stream.decode(), partition=partition, **facts))
+    return sorted(tasks, key=lambda task: (task.parked_ms, task.stream))
+
+
+async def create_group(pipeline: Pipeline, key: str) -> None:
     """Create the group of workers on a tasks stream. Idempotent."""
     try:
-        await client.execute_command("XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM")
-    except ResponseError as error:
-        if not str(error).startswith("BUSYGROUP"):
+        await pipeline.execute("XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM", key=key)
+    except RefusedError as error:
+        if error.code != "BUSYGROUP":
             raise

@@ -16,7 +16,7 @@ from projections.errors import SchemaError
 MIGRATION_LOCK: Final = 0x6F72646572_01
 """Key of the advisory lock that makes two starters take turns."""
 
-_INI: Final = Path(__file__).parents[1] / "alembic.ini"
+_INI: Final = Path(__file__).parents[2] / "alembic.ini"
 
 
 async def upgrade_schema(engine: AsyncEngine) -> None:
@@ -36,7 +36,7 @@ async def require_schema(engine: AsyncEngine) -> None:
     Raises:
         SchemaError: it is older, newer or missing. Call :func:`upgrade_schema`, or use the newer code.
     """
-    head = _versions(Config(_INI))[0]
+    head = known_versions()[0]
     async with reading(engine) as connection:
         current = await connection.run_sync(_current)
     if current != head:
@@ -45,7 +45,7 @@ async def require_schema(engine: AsyncEngine) -> None:
 
 def _upgrade(connection: Connection) -> None:
     config = Config(_INI)
-    versions = _versions(config)
+    versions = known_versions()
     current = _current(connection)
     if current is not None and current not in versions:
         raise SchemaError(current, versions[0])
@@ -57,6 +57,6 @@ def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _versions(config: Config) -> list[str]:
+def known_versions() -> list[str]:
     """Return the versions that this code knows, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    return [script.revision for script in ScriptDirectory.from_config(Config(_INI)).walk_revisions()]

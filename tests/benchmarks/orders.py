@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from app.cli.demo import free_port
 from app.cli.up import address, engine
 from app.client import Client
-from app.main import open_database, open_store
+from app.main import opened
 from app.settings import Settings
 from app.telemetry import set_up_logging
 from projections.checkpoints import wait_for
@@ -82,14 +82,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 for load in loads:
                     group.create_task(load.run())
             confirmed = time.perf_counter()
-            store = await open_store(settings, servers.redis_url)
-            database = open_database(servers, "bench")
-            for partition, end in (await store.log_ends()).items():
-                await wait_for(database, partition, end.position, PROJECTED_SECONDS_MAX)
-            projected = time.perf_counter()
-            after = cpu_seconds()
-            await database.dispose()
-            await store.close()
+            async with opened(settings, servers, "bench") as (store, database):
+                for partition, end in (await store.log_ends()).items():
+                    await wait_for(database, partition, end.position, PROJECTED_SECONDS_MAX)
+                projected = time.perf_counter()
+                after = cpu_seconds()
     return figures(options, loads, (started, confirmed, projected), (before, after))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from eventstore.canonical import chain_fault
 from eventstore.errors import BadIdError, IdempotencyConflictError, PositionMissingError, WrongVersionError
-from eventstore.ids import LOG_START, LogPosition, partition_in
+from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.store import (
     Append,
     Appended,
@@ -359,7 +359,7 @@ def test_a_reader_beyond_the_end_of_the_log_is_told(run_on_store: RunOnStore) ->
         stream = stream_id()
         await store.append(first_append(stream))
         with pytest.raises(PositionMissingError):
-            await store.read_log({partition_in(stream): LogPosition(1, 7)}, 10)
+            await store.read_log({partition_in(stream): Cursor(1, 7)}, 10)
 
     run_on_store(test)
 

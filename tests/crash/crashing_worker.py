@@ -18,7 +18,7 @@ from app.clock import SystemClock
 from app.dex.chain import Blockhash, Observation
 from app.dex.profile import Profile
 from app.execution.submission import Chain
-from app.main import build_worker, open_chain, open_store
+from app.main import build_worker, open_chain, open_hot_store
 from app.settings import Settings
 
 IN_EXECUTION = ("K2", "K3", "K4", "K5", "K6", "K8", "K10", "K12")
@@ -79,7 +79,7 @@ async def work(plan: Plan) -> None:
         if point == plan.point:
             die(plan)
 
-    store = await open_store(plan.settings, plan.redis_url)
+    store = await open_hot_store(plan.settings, plan.redis_url, "test")
     chain, connection = open_chain(plan.settings, plan.redis_url, plan.profile)
     watcher, watching = open_chain(plan.settings, plan.redis_url, plan.profile)
     dying = DyingChain(chain, watcher, plan)

@@ -14,7 +14,7 @@ from app.cli.roles import Launch
 from app.clock import SystemClock
 from app.dex.profile import Profile
 from app.embedded import Servers
-from app.main import build_streams, open_chain, open_store
+from app.main import build_streams, open_chain, open_hot_store
 from app.orders.state import Confirmed, Failed, Submitted, Waiting
 from app.orders.times import parse_time
 from app.settings import Settings
@@ -45,7 +45,7 @@ def fresh() -> Settings:
 
 async def submitted(settings: Settings, redis_url: str, order_ids: list[str]) -> None:
     """Return once a worker has submitted at least one of the orders."""
-    store = await open_store(settings, redis_url)
+    store = await open_hot_store(settings, redis_url, "test")
     streams = build_streams(store, SystemClock(), "test")
     async with asyncio.timeout(END_SECONDS):
         while not any([isinstance((await streams.load(order_id)).state, Submitted) for order_id in order_ids]):
@@ -55,7 +55,7 @@ async def submitted(settings: Settings, redis_url: str, order_ids: list[str]) ->
 
 async def ends(settings: Settings, redis_url: str, order_ids: list[str]) -> dict[str, list[int]]:
     """Wait until every order has ended; return the times of its events, in microseconds."""
-    store = await open_store(settings, redis_url)
+    store = await open_hot_store(settings, redis_url, "test")
     streams = build_streams(store, SystemClock(), "test")
     times: dict[str, list[int]] = {}
     async with asyncio.timeout(END_SECONDS):
@@ -112,7 +112,7 @@ def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str) -
     assert worker.returncode == 0
 
     async def check() -> None:
-        store = await open_store(settings, redis_url)
+        store = await open_hot_store(settings, redis_url, "test")
         streams = build_streams(store, SystemClock(), "test")
         states = [(await streams.load(order_id)).state for order_id in order_ids]
         assert all(

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from app.clock import SystemClock
-from app.main import build_streams, build_worker, open_chain, open_store
+from app.main import build_streams, build_worker, open_chain, open_hot_store
 from app.orders.commands import PlaceOrder
 from app.orders.state import Confirmed, Failed, State
 from app.settings import Settings
@@ -45,7 +45,7 @@ def test_a_worker_killed_at_any_point_never_executes_an_order_twice(point: str, 
 
 async def place(settings: Settings, redis_url: str) -> str:
     """Accept one order."""
-    store = await open_store(settings, redis_url)
+    store = await open_hot_store(settings, redis_url, "test")
     streams = build_streams(store, SystemClock(), "api")
     order_id = streams.new_order_id("client", None)
     command = PlaceOrder(
@@ -64,7 +64,7 @@ async def place(settings: Settings, redis_url: str) -> str:
 
 async def finish(settings: Settings, redis_url: str, order_id: str) -> tuple[State, int]:
     """Let a healthy worker end the order; return its state and the swaps that the chain's own ledger has for it."""
-    store = await open_store(settings, redis_url)
+    store = await open_hot_store(settings, redis_url, "test")
     chain, connection = open_chain(settings, redis_url)
     # The world moves on: a swap that is signed anew has another blockhash, so another signature, and would be a second.
     for _ in range(SLOTS_BETWEEN):

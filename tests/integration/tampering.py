@@ -5,12 +5,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.verify import Report, verify
 from app.clock import SystemClock
 from eventstore.ids import partition_in
-from eventstore.redis.connection import connect
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from projections.database import create_database_engine
@@ -66,7 +66,7 @@ def on_bench(
     async def run() -> None:
         store = await RedisEventStore.open(redis_url, StoreSettings(namespace=name), new_store_id=name)
         engine = create_database_engine(database_url, application_name="tests") if database_url else None
-        client = connect(redis_url)
+        client = Redis.from_url(redis_url, protocol=2)
         try:
             await scenario(Bench(store, name, client, engine))
         finally:

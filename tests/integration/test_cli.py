@@ -38,7 +38,7 @@ class Engine:
 
     def start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "up"],
+            [sys.executable, "-m", "app.cli.main", "up"],
             env=self.environment,
             cwd=self.directory,
             stderr=subprocess.PIPE,
@@ -53,7 +53,7 @@ class Engine:
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command and return what it prints; its error text where it is meant to fail."""
         done = subprocess.run(
-            [sys.executable, "-m", "app.cli", *command],
+            [sys.executable, "-m", "app.cli.main", *command],
             env=self.environment,
             cwd=self.directory,
             capture_output=True,

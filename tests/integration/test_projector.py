@@ -11,14 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from app.orders.events import Side
-from eventstore.errors import PositionMissingError, StoreUnavailableError
-from eventstore.ids import LogPosition, partition_in
+from eventstore.errors import ForkError, PositionMissingError, StoreUnavailableError
+from eventstore.ids import Cursor, partition_in
 from eventstore.memory import MemoryEventStore
 from eventstore.store import Append, StoredCommit
 from projections.checkpoints import wait_for
 from projections.database import DATABASE_OUTAGES
 from projections.errors import (
-    AnchorMismatchError,
     FrameError,
     NotReachedError,
     OrderMismatchError,
@@ -60,7 +59,7 @@ class WatchedStore(MemoryEventStore):
     watch: Watch | None = None
 
     async def read_log(
-        self, after: Mapping[int, LogPosition], limit: int, wait_seconds: float = 0
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         commits = list(await super().read_log(after, limit, wait_seconds))
         return await self.watch(commits) if commits and self.watch is not None else commits
@@ -378,7 +377,7 @@ def test_a_row_that_is_not_where_its_stream_was_is_not_written_over(database_url
 def test_a_log_with_another_event_at_the_checkpoint_is_refused(database_url: str) -> None:
     order = stream_id()
     project(database_url, filled(appends(order, market_life())))
-    with pytest.raises(AnchorMismatchError) as refusal:
+    with pytest.raises(ForkError) as refusal:
         project(database_url, filled(appends(order, market_life("buy"))))
     assert refusal.value.partition == partition_in(order)
 
@@ -387,7 +386,7 @@ def test_a_log_with_another_event_at_the_checkpoint_is_refused(database_url: str
 def test_a_log_that_lost_what_was_projected_is_refused(database_url: str, kept: int) -> None:
     commits = appends(stream_id(), market_life())
     project(database_url, filled(commits))
-    with pytest.raises((AnchorMismatchError, PositionMissingError)):
+    with pytest.raises(ForkError):
         project(database_url, filled(commits[:kept]))
 
 

@@ -14,7 +14,8 @@ from eventstore.errors import (
     StoreMismatchError,
 )
 from eventstore.ids import LOG_START, partition_in
-from eventstore.redis.connection import Pipeline, connect
+from eventstore.levels import MEMORY
+from eventstore.redis.connection import Pipeline
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import Append, IdempotencyKey, IndexEntry
@@ -28,7 +29,7 @@ class Guarded:
         self.url = url
         self.settings = settings
         self.store = store
-        self.meddler = Pipeline(connect(url))
+        self.meddler = Pipeline(url)
         self.stream = stream_id()
         self.number = partition_in(self.stream)
         self.prefix = settings.key_prefix(self.number)
@@ -152,11 +153,13 @@ def test_another_number_of_partitions_is_refused_and_leaves_no_trace(redis_url: 
     guarded(redis_url, scenario)
 
 
-def test_a_partition_that_has_lost_its_records_is_named(redis_url: str) -> None:
+def test_a_partition_that_has_lost_its_record_stays_closed_and_the_others_open(redis_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         await on.redis("DEL", f"{on.settings.key_prefix(2)}:meta")
-        with pytest.raises(StoreMismatchError, match="partition 2 of store first has lost its records"):
-            await on.reopen()
+        store = await on.reopen()
+        records = [await store.partition_record(number) for number in range(store.partitions)]
+        assert [record.is_open for record in records] == [number != 2 for number in range(store.partitions)]
+        await store.close()
 
     guarded(redis_url, scenario)
 
@@ -177,8 +180,8 @@ def test_a_server_that_gives_less_than_the_level_is_refused_with_the_remedy(redi
         try:
             with pytest.raises(LevelUnavailableError, match="set ACK_LEVEL=memory"):
                 await on.reopen()
-            store = await on.reopen(level="memory")
-            assert store.level == "memory"
+            store = await on.reopen(level=MEMORY)
+            assert store.level == MEMORY
             await store.close()
         finally:
             await on.redis("CONFIG", "SET", "appendfsync", "always")

@@ -11,7 +11,7 @@ import pytest
 from app.clock import SystemClock
 from app.dex.profile import Profile
 from app.execution.streams import OrderHead, OrderStreams
-from app.main import build_streams, build_worker, open_chain, open_store
+from app.main import build_streams, build_worker, open_chain, open_hot_store
 from app.orders.commands import PlaceOrder, StartAttempt
 from app.orders.events import Side
 from app.orders.state import Confirmed, Failed
@@ -82,7 +82,7 @@ def on_bench(redis_url: str, scenario: Callable[[Bench], Awaitable[None]], profi
 
     async def run() -> None:
         settings = Settings(namespace=f"w{secrets.token_hex(5)}", speed_ppm=0, claim_idle_ms=6_000)
-        store = await open_store(settings, redis_url)
+        store = await open_hot_store(settings, redis_url, "test")
         bench = Bench(settings, store, redis_url, profile)
         try:
             await scenario(bench)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.database import create_database_engine
 from projections.errors import DatabaseUrlError, SchemaError
-from projections.migrations import require_schema, upgrade_schema
+from projections.schema.migrations import require_schema, upgrade_schema
 from projections.tables import metadata
 from tests.conftest import WAIT_SECONDS, database, execute
 
@@ -83,7 +83,7 @@ def test_the_migrated_schema_is_the_one_that_the_tables_would_create(
     execute(empty_database_url, "CREATE TABLE alembic_version ()")
     created, migrated = schema(empty_database_url), schema(database_url)
     assert created == migrated
-    assert {row[0] for row in migrated[0]} == {"orders", "order_events", "checkpoints", "store"}
+    assert {row[0] for row in migrated[0]} == {"orders", "order_events", "checkpoints", "store", "epochs"}
 
 
 def test_migrations_go_up_down_and_up_again(database_url: str) -> None:
@@ -105,9 +105,9 @@ def test_two_starters_at_once_migrate_once(empty_database_url: str) -> None:
 
 
 def test_a_database_without_schema_is_refused_with_the_remedy(empty_database_url: str) -> None:
-    with pytest.raises(SchemaError, match="schema is empty, this code needs 0001: start `ordertape up`") as refusal:
+    with pytest.raises(SchemaError, match="schema is empty, this code needs 0002: start `ordertape up`") as refusal:
         with_engine(empty_database_url, require_schema)
-    assert (refusal.value.current, refusal.value.head) == (None, "0001")
+    assert (refusal.value.current, refusal.value.head) == (None, "0002")
 
 
 @pytest.mark.parametrize("act", [require_schema, upgrade_schema])

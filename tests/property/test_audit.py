@@ -266,7 +266,7 @@ def test_tasks_and_timers_of_orders_that_do_not_exist_are_found() -> None:
         order_id = await trader.live(["confirmed"])
         assert isinstance(trader.store, MemoryEventStore)
         part = trader.store._parts[partition_in(order_id)]
-        part.add_task(partition_in(order_id), stream_id("owner"), "attempt")
+        part.add_task(stream_id("owner"), "attempt")
         part.indexes["due"] = {f"resolve {stream_id('owner')}": 1, "nonsense": 2}
         report = await verified(trader.store)
         assert [finding.rule for finding in report.findings] == ["unknown_order"] * 3

@@ -58,8 +58,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     [
         ({"PORT": "http"}, "PORT must be a whole number from 0 to 65535"),
         ({"PORT": "70000"}, "PORT must be a whole number from 0 to 65535"),
-        ({"ACK_LEVEL": "always"}, "ACK_LEVEL must be memory or fsync"),
-        ({"ACK_LEVEL": "witnessed"}, "ACK_LEVEL is witnessed, which is not yet available"),
+        ({"ACK_LEVEL": "always"}, "ACK_LEVEL must be memory, fsync, replicated:1 to"),
+        ({"INTENT_LEVEL": "replicated:0"}, "INTENT_LEVEL must be memory, fsync, replicated:1 to"),
+        ({"ORDERTAPE_STORE_EPOCH": "0"}, "ORDERTAPE_STORE_EPOCH must be a whole number from 1"),
+        ({"ORDERTAPE_ARCHIVE_SECONDS": "10"}, "ORDERTAPE_ARCHIVE_SECONDS must be a whole number from"),
         ({"REDIS_URL": "http://h"}, "REDIS_URL must be a redis://, rediss:// or unix:// address"),
         ({"REDIS_URL": "redis://h", "REDIS_HOST": "h"}, "REDIS_URL and REDIS_HOST exclude each other"),
         ({"REDIS_HOST": "h", "REDIS_PORT": "tcp://1"}, "REDIS_PORT must be a whole number"),

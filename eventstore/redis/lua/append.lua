@@ -5,13 +5,16 @@
 -- ARGV  1 epoch  2 expected version  3 expected hash  4 commit id  5 stream id
 --       6 kind of the task to add, or ''  7 id of the task to finish, or ''
 --       8 idempotency field, or ''  9 its fingerprint  10 number of events  11 number of entries to set
+--       12 fixed incarnation, or ''  13 creation time of the stream's id  14 greatest age of that id
+--          for a new stream, both in milliseconds
 --       then hash, data per event; index (into KEYS from 6, counted from 1), score, member per entry to set;
 --       then index, member per entry to clear
 local meta, stream, log, tasks, records = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local expected = tonumber(ARGV[2])
 local commit, id = ARGV[4], ARGV[5]
 local events, sets = tonumber(ARGV[10]), tonumber(ARGV[11])
-local first_set = 12 + 2 * events
+local first_event = 15
+local first_set = first_event + 2 * events
 local first_clear = first_set + 3 * sets
 
 local function holds(key, kind)
@@ -27,8 +30,8 @@ for i = 6, #KEYS do
   if not holds(KEYS[i], 'zset') then return {'WrongType'} end
 end
 
-local kept = redis.call('HMGET', meta, 'epoch', 'position')
-if kept[1] ~= ARGV[1] or not kept[2] then return {'EpochStale', kept[1] or '0'} end
+local kept = redis.call('HMGET', meta, 'epoch', 'position', 'incarnation')
+if kept[1] ~= ARGV[1] or not kept[2] or kept[3] ~= incarnation(ARGV[12]) then return {'EpochStale', kept[1] or '0'} end
 local epoch = kept[1]
 local position = tonumber(kept[2])
 
@@ -72,11 +75,14 @@ if ARGV[8] ~= '' then
 end
 
 if version ~= expected or hash ~= ARGV[3] then return {'WrongVersion', version, hash} end
+local time = redis.call('TIME')
+-- A stream that has ended and left the store is as absent as a new one: only its id's age tells them apart.
+if version == 0 and time[1] * 1000 - tonumber(ARGV[13]) > tonumber(ARGV[14]) then return {'Expired'} end
 
 local lines, anchors = {}, {}
 for i = 1, events do
-  anchors[i] = string.sub(ARGV[10 + 2 * i], 1, 8)
-  lines[i] = ARGV[11 + 2 * i]
+  anchors[i] = string.sub(ARGV[first_event + 2 * i - 2], 1, 8)
+  lines[i] = ARGV[first_event + 2 * i - 1]
 end
 for i = first_set, first_clear - 1, 3 do
   if not tonumber(ARGV[i + 1]) then return redis.error_reply('ERR score is not a number') end
@@ -87,7 +93,6 @@ if #log_head == 1 then
   local log_epoch, log_position = of_id(log_head[1][1])
   if log_position ~= position or tonumber(log_epoch) > tonumber(epoch) then return {'LogMismatch', log_head[1][1]} end
 end
-local time = redis.call('TIME')
 local recorded = time[1] .. string.format('%06d', tonumber(time[2]))
 
 redis.call('XADD', log, epoch .. '-' .. last_position, 'stream', id,
@@ -95,7 +100,7 @@ redis.call('XADD', log, epoch .. '-' .. last_position, 'stream', id,
   'anchors', table.concat(anchors), 'events', table.concat(lines, '\n'))
 for i = 1, events do
   redis.call('XADD', stream, epoch .. '-' .. string.format('%.0f', version + i), 'commit', commit,
-    'hash', ARGV[10 + 2 * i], 'position', string.format('%.0f', position + i), 'event', lines[i])
+    'hash', ARGV[first_event + 2 * i - 2], 'position', string.format('%.0f', position + i), 'event', lines[i])
 end
 redis.call('HSET', meta, 'position', last_position)
 if ARGV[7] ~= '' then
