@@ -5,7 +5,7 @@ from typing import Final
 
 from app.audit.findings import Fault, Finding, of_order
 from app.audit.log import LogEvent, Span, commit_at, events_of
-from eventstore.ids import LogPosition
+from eventstore.ids import Cursor
 from eventstore.store import EventStore, StoredEvent
 
 _AROUND: Final = 24
@@ -38,7 +38,7 @@ async def compare(
 
 
 async def _look_up(store: EventStore, order_id: str, event: StoredEvent, view: LogView, partition: int) -> None:
-    commit = await commit_at(store, partition, LogPosition(event.epoch, event.position))
+    commit = await commit_at(store, partition, Cursor(event.epoch, event.position))
     if commit is not None and commit.stream == order_id:
         for logged in events_of(commit):
             view.setdefault(logged.version, logged)

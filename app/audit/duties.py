@@ -14,6 +14,8 @@ from eventstore.store import EventStore
 async def unmet_obligations(store: EventStore, partition: int, order_ids: Collection[str]) -> list[Finding]:
     """Return the orders of ``partition`` that need a task or timer and have none, or one that is due at another time.
 
+    A parked task is a task: it waits for a person, but it is not lost.
+
     Safe while workers work: an order that is being worked on may be between two states at the first look, so it counts
     only if a second look finds the same and the order stood still meanwhile.
     """
@@ -38,13 +40,22 @@ async def _look(store: EventStore, partition: int, order_ids: Iterable[str]) -> 
     # Timers before tasks: a timer that fires in between has become a task.
     timers = {entry.member: entry.score for entry in await store.read_index(partition, TIMERS)}
     busy = {task.stream for task in await store.list_tasks(partition)}
+    parked = {task.stream: task.kind for task in await store.list_parked()}
     lacking: dict[str, tuple[int, Fault]] = {}
     for order_id, (version, duties) in owed.items():
         for duty in duties:
-            fault = None if order_id in busy else _timer_fault(duty, timers.get(f"{duty.kind} {order_id}"))
+            if order_id in busy or _covers(parked.get(order_id), duty):
+                continue
+            fault = _timer_fault(duty, timers.get(f"{duty.kind} {order_id}"))
             if fault is not None:
                 lacking[order_id] = (version, fault)
     return lacking
+
+
+def _covers(parked_kind: str | None, duty: Obligation) -> bool:
+    """Return whether a parked task of this kind does ``duty`` once it is retried."""
+    # One task covers an attempt and, without a timer between them, the resolve that ends it.
+    return parked_kind is not None and parked_kind in (duty.kind, "attempt")
 
 
 def _timer_fault(duty: Obligation, due_ms: int | None) -> Fault | None:
@@ -70,6 +81,11 @@ async def named_orders(store: EventStore, partition: int) -> dict[str, str]:
     for task in await store.list_tasks(partition):
         named[task.stream] = f"task {task.id}, {task.kind} {task.stream}"
     return named
+
+
+async def count_parked(store: EventStore, order_ids: Collection[str]) -> int:
+    """Return how many of ``order_ids``, or of all orders when there are none, have a parked task."""
+    return sum(not order_ids or task.stream in order_ids for task in await store.list_parked())
 
 
 async def is_known(store: EventStore, order_id: str) -> bool:

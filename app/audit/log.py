@@ -6,8 +6,8 @@ from typing import Final
 from msgspec import Struct
 
 from app.audit.findings import Fault, Finding, of_partition
-from eventstore.errors import BadIdError, PositionMissingError
-from eventstore.ids import LOG_START, LogPosition, partition_in
+from eventstore.errors import BadIdError, PositionMissingError, TruncatedError
+from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.store import EventStore, StoredCommit
 
 PAGE: Final = 500
@@ -20,7 +20,7 @@ class Span(Struct, frozen=True):
 
     partition: int
     first: int
-    last: LogPosition
+    last: Cursor
 
     def covers(self, position: int) -> bool:
         """Return whether the log must hold ``position``."""
@@ -45,12 +45,14 @@ async def span_of(store: EventStore, partition: int) -> Span:
         commits = await store.read_log({partition: LOG_START}, 1)
     except PositionMissingError as missing:
         return Span(partition, missing.found, last)
+    except TruncatedError as truncated:
+        return Span(partition, truncated.oldest, last)
     return Span(partition, _first(commits[0]) if commits else 1, last)
 
 
 async def scan(store: EventStore, span: Span, report: Report) -> AsyncIterator[StoredCommit]:
     """Yield the commits of ``span``, oldest first; report each hole and go on behind it."""
-    at = LogPosition(0, span.first - 1)
+    at = Cursor(0, span.first - 1)
     limit = PAGE
     while at.position < span.last.position:
         try:
@@ -64,7 +66,7 @@ async def scan(store: EventStore, span: Span, report: Report) -> AsyncIterator[S
                 report(_end(span, hole.found))
                 return
             report(of_partition(span.partition, _gap(at.position + 1, hole.found), at.position + 1))
-            at, limit = LogPosition(at.epoch, hole.found - 1), PAGE
+            at, limit = Cursor(at.epoch, hole.found - 1), PAGE
             continue
         if not page:
             report(_end(span, at.position))
@@ -77,13 +79,13 @@ async def scan(store: EventStore, span: Span, report: Report) -> AsyncIterator[S
         limit = PAGE
 
 
-async def commit_at(store: EventStore, partition: int, at: LogPosition) -> StoredCommit | None:
+async def commit_at(store: EventStore, partition: int, at: Cursor) -> StoredCommit | None:
     """Return the commit that covers a position; None where the log has none."""
     if at.position < 1:
         return None
     try:
-        commits = await store.read_log({partition: LogPosition(at.epoch, at.position - 1)}, 1)
-    except PositionMissingError:
+        commits = await store.read_log({partition: Cursor(at.epoch, at.position - 1)}, 1)
+    except (PositionMissingError, TruncatedError):
         return None
     found = commits[0] if commits else None
     return found if found is not None and _first(found) <= at.position <= found.position else None

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit import archive
 from app.audit.copies import LogView, compare
-from app.audit.duties import is_known, named_orders, unmet_obligations
+from app.audit.duties import count_parked, is_known, named_orders, unmet_obligations
 from app.audit.errors import OrderNotFoundError
 from app.audit.examine import Examined, examine, read_order
 from app.audit.findings import Fault, Finding, Findings, of_partition
@@ -33,6 +33,8 @@ class Report(Struct, frozen=True, rename="camel"):
     events: int
     both_copies: bool
     """Whether PostgreSQL was compared too."""
+    parked: int
+    """Orders whose task is parked; no finding by itself."""
     finding_count: int
     findings: tuple[Finding, ...]
     """The first 1,000 of them, in the order they were found."""
@@ -85,6 +87,7 @@ async def verify(
         orders=verification.orders,
         events=verification.events,
         both_copies=engine is not None,
+        parked=await count_parked(store, order_ids),
         finding_count=verification.findings.total,
         findings=tuple(verification.findings.kept),
         duration_ms=(now_us() - started_us) // _MICROSECONDS_PER_MS,

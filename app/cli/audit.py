@@ -123,22 +123,22 @@ def show_replay(console: Console, told: Replay) -> None:
     console.print(f"hash chain: {intact} of {len(told.events)} events intact, head {told.head}")
     console.print(Text(f"state after seq {told.seq} of {told.last_seq}:", style="bold"))
     for name, value in _state_lines(told.state):
-        console.print(Text(f"  {name:<12} {_printable(value)}"))
+        console.print(Text(f"  {name:<12} {printable(value)}"))
     if told.findings:
         console.print(Text(f"{len(told.findings)} findings", style="bold red"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return recorded text without anything that a terminal would obey, line breaks included."""
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _event_text(event: ReplayedEvent) -> Text:
-    text = Text(f"{event.seq:>4}  {_printable(event.at):<27}  ")
-    text.append(f"{_printable(event.event):<17}", style=_COLOURS.get(event.event, "cyan"))
-    text.append(f"  {_printable(event.status):<9}  ")
+    text = Text(f"{event.seq:>4}  {printable(event.at):<27}  ")
+    text.append(f"{printable(event.event):<17}", style=_COLOURS.get(event.event, "cyan"))
+    text.append(f"  {printable(event.status):<9}  ")
     text.append("hash ok" if event.intact else "BROKEN ", style="green" if event.intact else "bold red")
-    return text.append(f"  {_printable(event.says)}")
+    return text.append(f"  {printable(event.says)}")
 
 
 def _state_lines(state: OrderView | None) -> list[tuple[str, str]]:
@@ -149,7 +149,7 @@ def _state_lines(state: OrderView | None) -> list[tuple[str, str]]:
 
 def _finding_text(finding: Finding, indent: str) -> Text:
     text = Text(f"{indent}{finding.rule}", style="bold red")
-    contrast = f"  expected: {_printable(finding.expected)}  found: {_printable(finding.found)}"
+    contrast = f"  expected: {printable(finding.expected)}  found: {printable(finding.found)}"
     return text.append(contrast, style="not bold default")
 
 
@@ -165,3 +165,5 @@ def show_report(console: Console, report: Report) -> None:
     seconds = f"{report.duration_ms // 1000}.{report.duration_ms % 1000:03d} s"
     summary = f"{verdict}: {report.orders} orders, {report.events} events in {copies}, {seconds}"
     console.print(Text(summary, style="bold red" if report.finding_count else "bold green"))
+    if report.parked:
+        console.print(f"{report.parked} parked: ordertape parked list")

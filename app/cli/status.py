@@ -46,7 +46,9 @@ def add_to(app: typer.Typer) -> None:
 def _print(report: dict[str, Any]) -> None:
     console = Console()
     table = Table(title=f"store {report['storeId']}")
-    columns = ("partition", "epoch", "position", "projected", "lag", "tasks", "pending", "timers")
+    columns = ["partition", "epoch", "position", "projected", "lag", "tasks", "pending", "timers"]
+    if any(part["parked"] for part in report["partitions"]):
+        columns.append("parked")
     for name in columns:
         table.add_column(name, justify="right")
     for part in report["partitions"]:
