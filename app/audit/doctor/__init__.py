@@ -1,0 +1,1 @@
+"""The doctor: whether these servers and settings can keep what the engine promises, and what to change where not."""
