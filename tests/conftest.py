@@ -6,7 +6,6 @@ Each test process has its own pair of embedded servers, started at first use and
 import asyncio
 import random
 import shutil
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +15,11 @@ from typing import TypeVar
 
 import psycopg
 import pytest
-import redis
 from hypothesis import settings
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.embedded import Servers, embedded_servers
-from app.embedded.processes import within
 from app.orders.codec import Origin, to_frame
 from app.orders.events import (
     AttemptFailed,
@@ -52,6 +49,8 @@ from projections.projector import Projector
 from projections.schema.migrations import upgrade_schema
 from tests.builders import stream_id
 from tests.clocks import START_US, StepClock
+from tests.servers.cluster import redis_cluster
+from tests.servers.single import redis_server
 
 START_SECONDS_MAX = 60
 WAIT_SECONDS = 20
@@ -90,23 +89,30 @@ def redis_url(servers: Servers) -> str:
 
 @pytest.fixture(scope="session")
 def system_redis_url() -> Iterator[str]:
-    """A server of our own from the system's ``redis-server``; skips where there is none."""
+    """A server of our own from the system's ``redis-server``, flushing every write; skips where there is none."""
+    with redis_server(program=_system_redis(), appendonly="yes", appendfsync="always") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def unflushed_redis_url() -> Iterator[str]:
+    """The same without an append-only file."""
+    with redis_server(program=_system_redis(), appendonly="no") as server:
+        yield server.url
+
+
+def _system_redis() -> str:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("no redis-server on PATH")
-    data_dir = Path(tempfile.mkdtemp(prefix="ot-"))
-    socket = data_dir / "redis.sock"
-    settings = ["--port", "0", "--unixsocket", str(socket), "--dir", str(data_dir)]
-    settings += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-    try:
-        with subprocess.Popen([program, *settings], stdout=subprocess.DEVNULL) as process:
-            try:
-                assert asyncio.run(within(START_SECONDS_MAX, lambda: _answers(socket)))
-                yield f"unix://{socket}"
-            finally:
-                process.terminate()
-    finally:
-        shutil.rmtree(data_dir)
+    return program
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    """Three masters with a replica each, flushing every write."""
+    with redis_cluster() as cluster:
+        yield cluster.url
 
 
 @pytest.fixture(scope="session")
@@ -248,16 +254,6 @@ def fill(store: StoreT, commits: Iterable[Append]) -> StoreT:
 async def append_all(store: EventStore, commits: Iterable[Append]) -> None:
     for commit in commits:
         await store.append(commit)
-
-
-def _answers(socket: Path) -> bool:
-    if not socket.exists():
-        return False
-    with redis.Redis(unix_socket_path=str(socket)) as client:
-        try:
-            return bool(client.ping())
-        except redis.ConnectionError:
-            return False
 
 
 def accepted(side: Side = "sell", *, amount: str = "1.5", idempotency_key: str | None = None) -> OrderAccepted:

@@ -4,24 +4,40 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 
+from app.main import OBLIGATIONS
+from eventstore.hot import HotStore
+from eventstore.levels import FSYNC, MEMORY, Level
 from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore
+from projections.archive.opening import open_archived, open_closed
 from tests.clocks import StepClock
+from tests.conftest import database
 
 Scenario = Callable[[EventStore], Awaitable[None]]
 RunOnStore = Callable[[Scenario], None]
+HotScenario = Callable[[HotStore], Awaitable[None]]
+
+SERVERS = {
+    "redis_url": FSYNC,
+    "system_redis_url": FSYNC,
+    "unflushed_redis_url": MEMORY,
+    "cluster_url": FSYNC,
+}
+"""The servers of the suite, and the level that each gives."""
 
 
 @asynccontextmanager
-async def _redis_store(url: str) -> AsyncIterator[EventStore]:
+async def redis_store(url: str, level: Level) -> AsyncIterator[RedisEventStore]:
     """A fresh store in its own namespace; its server goes with the test session."""
     namespace = f"t{uuid.uuid4().hex[:12]}"
-    store = await RedisEventStore.open(url, StoreSettings(namespace=namespace), new_store_id=namespace)
+    settings = StoreSettings(namespace=namespace, level=level)
+    store = await RedisEventStore.open(url, settings, new_store_id=namespace)
     try:
         yield store
     finally:
@@ -29,26 +45,49 @@ async def _redis_store(url: str) -> AsyncIterator[EventStore]:
 
 
 @asynccontextmanager
-async def _memory_store() -> AsyncIterator[EventStore]:
+async def memory_store() -> AsyncIterator[MemoryEventStore]:
     yield MemoryEventStore(partitions=4, store_id="memory", now_us=StepClock().now_us)
 
 
-@pytest.fixture(params=["memory", "redis_url", "system_redis_url"])
+@asynccontextmanager
+async def archived_store(url: str, database_url: str) -> AsyncIterator[EventStore]:
+    """Valkey with PostgreSQL behind it."""
+    settings = StoreSettings(namespace=f"t{uuid.uuid4().hex[:12]}")
+    hot = await RedisEventStore.open(url, settings, new_store_id=None)
+    async with database(database_url) as engine:
+        store = await open_archived(hot, engine, OBLIGATIONS, FSYNC, new_store_id=settings.namespace)
+        await open_closed(store, engine)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@pytest.fixture(params=["memory", *SERVERS, "archived"])
 def run_on_store(request: pytest.FixtureRequest) -> RunOnStore:
-    """Run a scenario on a fresh store of each kind: in memory, on the embedded Valkey, on the machine's Redis."""
+    """Run a scenario on a fresh store of each kind."""
+    if request.param == "archived":
+        urls = [request.getfixturevalue(name) for name in ("redis_url", "database_url")]
+        return partial(_run, lambda: archived_store(*urls))
+    return partial(_run, _hot(request))
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+def run_on_hot_store(request: pytest.FixtureRequest) -> Callable[[HotScenario], None]:
+    """Run a scenario on a fresh store of each kind that holds hot data."""
+    return partial(_run, _hot(request))
+
+
+def _hot(request: pytest.FixtureRequest) -> Callable[[], AbstractAsyncContextManager[HotStore]]:
     if request.param == "memory":
-        opened: Callable[[], AbstractAsyncContextManager[EventStore]] = _memory_store
-    else:
-        url = request.getfixturevalue(request.param)
+        return memory_store
+    url, level = request.getfixturevalue(request.param), SERVERS[request.param]
+    return lambda: redis_store(url, level)
 
-        def opened() -> AbstractAsyncContextManager[EventStore]:
-            return _redis_store(url)
 
-    def run(scenario: Scenario) -> None:
-        async def in_store() -> None:
-            async with opened() as store:
-                await scenario(store)
+def _run(opened: Callable[[], AbstractAsyncContextManager], scenario: Callable[..., Awaitable[None]]) -> None:  # type: ignore[type-arg]  # of whatever store the scenario takes
+    async def in_store() -> None:
+        async with opened() as store:
+            await scenario(store)
 
-        asyncio.run(in_store())
-
-    return run
+    asyncio.run(in_store())
