@@ -17,13 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import HealthRoutes
 from app.api.orders import EXECUTE_PATH, WEBSOCKET_PATH, Intake, OrderRoutes
-from app.api.problems import ProblemError, answer_problem, answer_routing_error, response_of
+from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
 from app.api.ring import Ring
-from app.api.tailer import Tailer
-from app.api.websocket import LOG_LOST, Sessions, SocketLimits
+from app.api.tailer import LogRewoundError, Tailer
+from app.api.websocket import Sessions, SocketLimits
 from app.clock import Clock
 from app.execution.streams import OrderStreams
-from eventstore.errors import PositionMissingError
 from eventstore.store import EventStore
 
 RING_FRAMES_MAX: Final = 20_000
@@ -87,9 +86,16 @@ def create_application(services: Services) -> Starlette:
 
 async def _follow(tailer: Tailer, sessions: Sessions) -> None:
     try:
-        await tailer.run()
-    except PositionMissingError as error:
-        log.error("log_position_missing", extra={"partition": error.partition, "expected": error.expected})
+        while True:
+            try:
+                await tailer.run()
+            except LogRewoundError as error:
+                for partition, cursor in error.cursors.items():
+                    facts = {"partition": partition, "cursor": str(cursor), "problem": str(error.__cause__)}
+                    log.error("log_forked", extra=facts)
+                sessions.refuse(LOG_REWOUND)
+                await tailer.take_up(error)
+                sessions.welcome()
     finally:
         # Whatever ended it: no subscriber may believe that silence means that nothing happens.
         sessions.refuse(LOG_LOST)

@@ -18,7 +18,7 @@ from eventstore.errors import StoreUnavailableError
 from eventstore.store import EventStore
 from projections.database import DATABASE_OUTAGES
 from projections.errors import ProjectionError
-from projections.migrations import require_schema
+from projections.schema.migrations import require_schema
 
 CHECK_SECONDS: Final = 2
 LOG_SILENCE_SECONDS_MAX: Final = 10

@@ -1,6 +1,6 @@
-"""Errors as clients see them: RFC 9457 problems over HTTP, and the same codes in WebSocket error messages."""
+"""Errors as clients see them: RFC 9457 problems over HTTP, the same codes in WebSocket messages, and close codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -25,6 +25,7 @@ Code = Literal[
     "binary_frame",
     "body_too_large",
     "cursor_unavailable",
+    "fork",
     "idempotency_conflict",
     "internal",
     "invalid_message",
@@ -40,6 +41,7 @@ Code = Literal[
     "rate_limited",
     "route_not_found",
     "too_many_subscriptions",
+    "truncated",
     "unavailable",
     "upgrade_required",
 ]
@@ -51,6 +53,7 @@ PROBLEMS: Final[dict[Code, tuple[HTTPStatus, str]]] = {
     "binary_frame": (HTTPStatus.BAD_REQUEST, "Messages are JSON in text frames"),
     "body_too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     "cursor_unavailable": (HTTPStatus.GONE, "The cursor names no event of this order"),
+    "fork": (HTTPStatus.GONE, "The event did not last"),
     "idempotency_conflict": (HTTPStatus.UNPROCESSABLE_ENTITY, "The idempotency key belongs to another order"),
     "internal": (HTTPStatus.INTERNAL_SERVER_ERROR, "The server made a mistake"),
     "invalid_message": (HTTPStatus.BAD_REQUEST, "The message is not acceptable"),
@@ -66,12 +69,15 @@ PROBLEMS: Final[dict[Code, tuple[HTTPStatus, str]]] = {
     "rate_limited": (HTTPStatus.TOO_MANY_REQUESTS, "Too much at once"),
     "route_not_found": (HTTPStatus.NOT_FOUND, "There is nothing here"),
     "too_many_subscriptions": (HTTPStatus.TOO_MANY_REQUESTS, "Too many subscriptions on one socket"),
+    "truncated": (HTTPStatus.GONE, "The log begins after this place"),
     "unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, "A server behind this one does not answer"),
     "upgrade_required": (HTTPStatus.UPGRADE_REQUIRED, "This is a WebSocket"),
 }
 """The one table from an error's code to its HTTP status and title."""
 
 RETRY_AFTER_SECONDS: Final = 1
+
+Fact = str | int | Mapping[str, str | int] | None
 
 
 class FieldError(Struct, frozen=True):
@@ -87,12 +93,28 @@ class ProblemError(Exception):
     ``facts`` are further members of the answer, e.g. ``orderId``.
     """
 
-    def __init__(self, code: Code, detail: str, errors: Sequence[FieldError] = (), **facts: str | int) -> None:
+    def __init__(self, code: Code, detail: str, errors: Sequence[FieldError] = (), **facts: Fact) -> None:
         super().__init__(detail)
         self.code: Final = code
         self.detail: Final = detail
         self.errors: Final = tuple(errors)
         self.facts: Final = facts
+
+
+class Closing(Struct, frozen=True):
+    """Why the server ends a socket; ``reason`` has at most 123 bytes."""
+
+    code: int
+    reason: str
+
+
+# 44xx: do not come back unchanged. 45xx: reconnect and resume.
+TOO_MANY_SOCKETS: Final = Closing(4429, "too many connections to this process")
+DRAINING: Final = Closing(4503, "the server is stopping: reconnect and resume")
+SLOW: Final = Closing(4508, "too slow: reconnect and resume")
+LOG_LOST: Final = Closing(4510, "the event log cannot be followed: reconnect and resume")
+LOG_REWOUND: Final = Closing(4510, "the event log was rewound: reconnect and resume by cursor")
+TOO_MANY_MESSAGES: Final = Closing(4513, "too many unread answers: reconnect and resume")
 
 
 def store_problem(error: EventStoreError, order_id: str) -> ProblemError:

@@ -1,14 +1,16 @@
 """Where a client goes on: ``after`` as a seq, an event id or a cursor, and the events that follow it."""
 
+import asyncio
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from msgspec import Struct
 
 from app.api.problems import FieldError, ProblemError
-from app.api.ring import Frame, Ring, frame_of_event
-from eventstore.errors import BadIdError
+from app.api.ring import Frame, NotChainedError, Ring, frame_of_event
+from eventstore.errors import BadIdError, ForkError, PartitionForkedError, PositionMissingError, TruncatedError
 from eventstore.ids import Cursor, partition_in, split_event_id
 from eventstore.store import EventStore, StoredEvent
 
@@ -32,6 +34,8 @@ class Resumed(Struct, frozen=True):
     """An order's events after ``seq``."""
 
     seq: int
+    anchor: str
+    """Of the event ``seq``; "" for seq 0."""
     ended: bool
     """The event ``seq`` is the order's last one for ever."""
     frames: Sequence[Frame]
@@ -80,9 +84,9 @@ def resume_from_ring(ring: Ring, order_id: str, after: After) -> Resumed | None:
         return None
     if after == 0:
         frames = ring.after(order_id, 0)
-        return Resumed(0, False, frames, False) if frames else None
+        return Resumed(0, "", False, frames, False) if frames else None
     frames = ring.after(order_id, after - 1)
-    return Resumed(after, frames[0].terminal, frames[1:], False) if frames else None
+    return Resumed(after, frames[0].anchor, frames[0].terminal, frames[1:], False) if frames else None
 
 
 async def resume(store: EventStore, order_id: str, after: After, limit: int) -> Resumed:
@@ -93,7 +97,8 @@ async def resume(store: EventStore, order_id: str, after: After, limit: int) -> 
         limit: 1 to 1,000.
 
     Raises:
-        ProblemError: ``not_found``, ``after_beyond_end`` with the order's ``last`` seq, or ``cursor_unavailable``.
+        ProblemError: ``not_found``; for a seq, ``after_beyond_end`` with the order's ``last`` one; for a cursor,
+            ``fork`` with the ``lastCommon`` event, ``cursor_unavailable`` or ``truncated``.
         StoreUnavailableError: back off and ask again.
     """
     if isinstance(after, Cursor):
@@ -106,31 +111,163 @@ async def resume(store: EventStore, order_id: str, after: After, limit: int) -> 
     return _resumed(order_id, after, events[0] if skip else None, events[skip:], limit)
 
 
+async def is_held(store: EventStore, partition: int, cursor: Cursor) -> bool:
+    """Return whether the partition's history has the event that ``cursor`` names, in the log or in the archive.
+
+    A store that heals itself has done so before it answers.
+
+    Raises:
+        TruncatedError: that part of the log is gone, and the archive does not have it.
+        StoreUnavailableError: back off and ask again.
+    """
+    for tries_left in (1, 0):
+        try:
+            await store.read_log({partition: cursor}, 1)
+        except ForkError:
+            return False
+        except PositionMissingError:
+            # The hole is behind the event.
+            return True
+        except TruncatedError:
+            # What was healed by this very question has left the log for the archive, which answers the next one.
+            if tries_left == 0:
+                raise
+        else:
+            return True
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+class _Place(Struct, frozen=True):
+    """Where a cursor leads to in an order's stream."""
+
+    event: StoredEvent | None
+    """The event that the cursor names."""
+    before: StoredEvent | None
+    """The newest event before the cursor's place in the log, of the events that there are."""
+    following: Sequence[StoredEvent]
+    """Events after the cursor's place, as far as they were read on the way."""
+    more: bool
+    """There may be events after the last of ``following``."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the order has no event at all."""
+        return self.event is None and self.before is None and not self.following
+
+
 async def _after_cursor(store: EventStore, order_id: str, cursor: Cursor, limit: int) -> Resumed:
-    scanned = 0
-    while page := await read_events(store, order_id, scanned, PAGE):
-        for index, event in enumerate(page):
-            if event.cursor == cursor:
-                following = page[index + 1 :]
-                if len(following) <= limit and len(page) == PAGE:
-                    following = await read_events(store, order_id, event.version, limit + 1)
-                return _resumed(order_id, event.version, event, following, limit)
-        scanned = page[-1].version
-    if not scanned:
+    place = await _find(store, order_id, cursor)
+    if place.event is None:
+        place = await _find_healed(store, order_id, cursor)
+    event, following = place.event, place.following
+    assert event is not None
+    if len(following) <= limit and place.more:
+        following = await read_events(store, order_id, event.version, limit + 1)
+    return _resumed(order_id, event.version, event, following, limit)
+
+
+async def _find(store: EventStore, order_id: str, cursor: Cursor) -> _Place:
+    before: StoredEvent | None = None
+    while page := await read_events(store, order_id, before.version if before else 0, PAGE):
+        # Later events of a stream are later in the log, so what lies beyond the cursor's place need not be read.
+        index = bisect_left(page, (cursor.epoch, cursor.position), key=lambda event: (event.epoch, event.position))
+        before = page[index - 1] if index else before
+        if index < len(page):
+            event = page[index] if page[index].cursor == cursor else None
+            return _Place(event, before, page[index + 1 :] if event else page[index:], len(page) == PAGE)
+        if len(page) < PAGE:
+            break
+    return _Place(None, before, (), False)
+
+
+async def _find_healed(store: EventStore, order_id: str, cursor: Cursor) -> _Place:
+    """Look again once the partition is known to hold all that it ever will of what was lost.
+
+    Raises:
+        ProblemError: the order does not have this event, or no longer.
+    """
+    partition = partition_in(order_id)
+    if partition >= store.partitions:
         raise _not_found(order_id)
-    raise ProblemError(
-        "cursor_unavailable",
-        f"the cursor {cursor} names no event of order {order_id}: read the order again from its first event",
-        cursor=str(cursor),
-    )
+    try:
+        foreign = await is_held(store, partition, cursor)
+    except TruncatedError as error:
+        raise ProblemError(
+            "truncated",
+            f"the log now begins at position {error.oldest} and the archive has nothing before it, so what became of "
+            f"{cursor} cannot be told: read the order again from its first event",
+            cursor=str(cursor),
+        ) from error
+    place = await _find(store, order_id, cursor)
+    if place.event is None:
+        raise await _refusal(store, order_id, cursor, place, foreign)
+    return place
+
+
+async def _refusal(store: EventStore, order_id: str, cursor: Cursor, place: _Place, foreign: bool) -> ProblemError:
+    """Say why the order does not have the event; ``foreign``: its partition has it."""
+    partition = partition_in(order_id)
+    foreign = foreign or await _is_elsewhere(store, partition, cursor)
+    if place.is_empty:
+        end = (await store.log_ends())[partition]
+        # Nothing was lost up to the log's end in the epoch that it ends with, so the order never had an event there.
+        if foreign or (cursor.epoch == end.epoch and cursor.position <= end.position):
+            return _not_found(order_id)
+    elif foreign:
+        return ProblemError(
+            "cursor_unavailable",
+            f"the cursor {cursor} names no event of order {order_id}: read the order again from its first event",
+            cursor=str(cursor),
+        )
+    return _fork(order_id, cursor, place.before)
+
+
+async def _is_elsewhere(store: EventStore, partition: int, cursor: Cursor) -> bool:
+    """Whether another partition has the event: the cursor is one of an order there."""
+    others = [number for number in range(store.partitions) if number != partition]
+    found = await asyncio.gather(*(is_held(store, number, cursor) for number in others), return_exceptions=True)
+    for answer in found:
+        if isinstance(answer, BaseException) and not isinstance(answer, TruncatedError | PartitionForkedError):
+            raise answer
+    return True in found
+
+
+def _fork(order_id: str, cursor: Cursor, common: StoredEvent | None) -> ProblemError:
+    last: dict[str, str | int] | None = None
+    if common is None:
+        forget = f"forget everything about order {order_id}, and read it again from its first event if it has one"
+    else:
+        forget = f"forget the order's events after seq {common.version}, and resume after lastCommon.cursor"
+        last = {"seq": common.version, "cursor": str(common.cursor)}
+    return ProblemError("fork", f"the event {cursor} did not last: {forget}", cursor=str(cursor), lastCommon=last)
 
 
 def _resumed(
     order_id: str, seq: int, event: StoredEvent | None, following: Sequence[StoredEvent], limit: int
 ) -> Resumed:
-    ended = event is not None and frame_of_event(order_id, event).terminal
+    at = None if event is None else frame_of_event(order_id, event)
     frames = [frame_of_event(order_id, stored) for stored in following[:limit]]
-    return Resumed(seq, ended, frames, len(following) > limit)
+    anchor, ended = (at.anchor, at.terminal) if at else ("", False)
+    return Resumed(seq, anchor, ended, frames, len(following) > limit)
+
+
+async def read_on(store: EventStore, order_id: str, place: tuple[int, str], limit: int) -> tuple[list[Frame], bool]:
+    """Return the order's events after the one that a subscriber has, and whether there may be more behind them.
+
+    Args:
+        place: that event's seq and anchor; (0, "") for none.
+        limit: 2 to 1,000, that event included.
+
+    Raises:
+        NotChainedError: the order does not have that event any more.
+        EventMissingError, StoreUnavailableError: see :func:`read_events`.
+    """
+    seq, anchor = place
+    skip = min(seq, 1)
+    events = await read_events(store, order_id, seq - skip, limit)
+    if skip and (not events or events[0].cursor.anchor != anchor):
+        raise NotChainedError(order_id, seq, f"is not the one with {anchor} any more")
+    return [frame_of_event(order_id, event) for event in events[skip:]], len(events) == limit
 
 
 async def read_events(store: EventStore, order_id: str, after: int, limit: int) -> Sequence[StoredEvent]:

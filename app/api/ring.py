@@ -20,6 +20,19 @@ class Frame(Struct, frozen=True):
     seq: int
     text: str
     terminal: bool
+    anchor: str
+    """First 8 hex digits of the event's hash."""
+    prev: str
+    """The anchor of the event before it; "" for the order's first."""
+
+
+class NotChainedError(Exception):
+    """A frame does not follow the one before it: these are two histories of one order. Read it from its stream."""
+
+    def __init__(self, order_id: str, seq: int, problem: str) -> None:
+        super().__init__(f"event {seq} of {order_id} {problem}")
+        self.order_id = order_id
+        self.seq = seq
 
 
 class Watcher(Protocol):
@@ -30,8 +43,13 @@ class Watcher(Protocol):
         ...
 
 
+class _Meta(Struct):
+    prev: str | None
+
+
 class _Head(Struct):
     status: Status
+    meta: _Meta
 
 
 _decode_head: Final = msgspec.json.Decoder(_Head).decode
@@ -39,9 +57,10 @@ _decode_head: Final = msgspec.json.Decoder(_Head).decode
 
 def frame_of(order_id: str, seq: int, data: bytes, cursor: Cursor) -> Frame:
     """Return a stored event with the members that it does not store, its order's phase and its cursor, put last."""
-    status = _decode_head(data).status
-    text = f'{data[:-1].decode()},"phase":"{phase(status)}","cursor":"{cursor}"}}'
-    return Frame(order_id, seq, text, status in TERMINAL)
+    head = _decode_head(data)
+    text = f'{data[:-1].decode()},"phase":"{phase(head.status)}","cursor":"{cursor}"}}'
+    prev = (head.meta.prev or "")[: len(cursor.anchor)]
+    return Frame(order_id, seq, text, head.status in TERMINAL, cursor.anchor, prev)
 
 
 def frame_of_event(order_id: str, event: StoredEvent) -> Frame:
@@ -85,11 +104,18 @@ class Ring:
         """Add the next frame of its order.
 
         Raises:
-            ValueError: it does not follow the order's last frame here.
+            NotChainedError: it does not follow the order's last frame here. :meth:`clear` the ring.
         """
-        frames = self._by_order.setdefault(frame.order_id, deque())
-        if frames and frame.seq != frames[-1].seq + 1:
-            raise ValueError(f"frame {frame.seq} of {frame.order_id} cannot follow frame {frames[-1].seq}")
+        frames = self._by_order.get(frame.order_id)
+        if frames is None:
+            frames = self._by_order[frame.order_id] = deque()
+        elif (frame.seq, frame.prev) != (frames[-1].seq + 1, frames[-1].anchor):
+            last = frames[-1]
+            raise NotChainedError(
+                frame.order_id,
+                frame.seq,
+                f"follows {frame.prev or 'nothing'}, so not event {last.seq}, which has {last.anchor}",
+            )
         frames.append(frame)
         self._oldest_first.append(frame)
         self._characters += len(frame.text)
@@ -98,15 +124,32 @@ class Ring:
         for watcher in self._watchers.get(frame.order_id, ()):
             watcher.changed(frame.order_id)
 
-    def after(self, order_id: str, seq: int) -> Sequence[Frame] | None:
+    def clear(self) -> None:
+        """Forget all frames. Watchers stay, and are not told."""
+        self._oldest_first.clear()
+        self._by_order.clear()
+        self._characters = 0
+
+    def after(self, order_id: str, seq: int, anchor: str | None = None) -> Sequence[Frame] | None:
         """Return the order's frames after ``seq``, oldest first; empty when it has none that is newer.
 
         None: the frame that follows ``seq`` is not here, or no longer. Read the stream.
+
+        Args:
+            anchor: of the event ``seq``, "" for seq 0; None: whichever it is.
+
+        Raises:
+            NotChainedError: the event ``seq`` is another one here.
         """
         frames = self._by_order.get(order_id)
         if frames is None or frames[0].seq > seq + 1:
             return None
-        return list(islice(frames, seq + 1 - frames[0].seq, None))
+        index = seq - frames[0].seq
+        if anchor is not None and index < len(frames):
+            found = frames[index].anchor if index >= 0 else frames[0].prev
+            if found != anchor:
+                raise NotChainedError(order_id, seq, f"has {found or 'no'} anchor, not {anchor or 'none'}")
+        return list(islice(frames, index + 1, None))
 
     def watch(self, order_id: str, watcher: Watcher) -> None:
         """Tell ``watcher`` about each frame of the order from now on. Idempotent."""

@@ -12,10 +12,19 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.api.messages import Message, MessageId, Ping, Submit, Subscribe, Unsubscribe, message_id, read_message
 from app.api.orders import Intake
-from app.api.problems import ProblemError, message_of
+from app.api.problems import (
+    DRAINING,
+    LOG_REWOUND,
+    SLOW,
+    TOO_MANY_MESSAGES,
+    TOO_MANY_SOCKETS,
+    Closing,
+    ProblemError,
+    message_of,
+)
 from app.api.requests import OrderRequest, parse_object
-from app.api.resume import After, Resumed, parse_after, parse_order_id, read_events, resume, resume_from_ring
-from app.api.ring import Frame, Ring, frame_of_event
+from app.api.resume import After, Resumed, parse_after, parse_order_id, read_on, resume, resume_from_ring
+from app.api.ring import Frame, NotChainedError, Ring
 from app.clock import Clock
 from eventstore.errors import StoreUnavailableError
 from eventstore.store import EventStore
@@ -44,21 +53,6 @@ class SocketLimits(Struct, frozen=True, kw_only=True):
     """A client that takes no data for longer is a slow consumer."""
 
 
-class Closing(Struct, frozen=True):
-    """Why the server ends a socket; ``reason`` has at most 123 bytes."""
-
-    code: int
-    reason: str
-
-
-# 44xx: do not come back unchanged. 45xx: reconnect and resume.
-TOO_MANY_SOCKETS: Final = Closing(4429, "too many connections to this process")
-DRAINING: Final = Closing(4503, "the server is stopping: reconnect and resume")
-SLOW: Final = Closing(4508, "too slow: reconnect and resume")
-LOG_LOST: Final = Closing(4510, "the event log cannot be followed: reconnect and resume")
-TOO_MANY_MESSAGES: Final = Closing(4513, "too many unread answers: reconnect and resume")
-
-
 class _Subscription:
     """Where a socket is in an order's events."""
 
@@ -66,6 +60,8 @@ class _Subscription:
         self.order_id: Final = order_id
         self.seq = 0
         """The last event sent; meaningful once ``start`` is None."""
+        self.anchor = ""
+        """That event's, so that nothing is sent that does not follow it."""
         self.start = start
         """What the client asked to resume after, until that is checked."""
         self.reply_to = reply_to
@@ -120,10 +116,16 @@ class Sessions:
                 self._empty.set()
 
     def refuse(self, closing: Closing) -> None:
-        """End every socket, and each that comes from now on."""
-        self.refusal = closing
+        """End every socket, and each that comes from now on until :meth:`welcome`."""
+        if self.refusal is not DRAINING:
+            self.refusal = closing
         for session in self._open:
             session.end(closing)
+
+    def welcome(self) -> None:
+        """Take sockets again, unless the process is stopping."""
+        if self.refusal is not DRAINING:
+            self.refusal = None
 
     async def drain(self) -> None:
         """End every socket, telling its client to come back, and wait for that, a few seconds at most."""
@@ -323,6 +325,10 @@ class Session:
             return
         try:
             frames, more = await self._following(subscription)
+        except NotChainedError:
+            # The client has an event that did not last: it must come back with its cursor to be told so.
+            self.end(LOG_REWOUND)
+            return
         except ProblemError as problem:
             if self._is_current(subscription):
                 self._forget(subscription)
@@ -336,7 +342,7 @@ class Session:
             if not self._is_current(subscription):
                 return
             await self._send(frame.text)
-            subscription.seq = frame.seq
+            subscription.seq, subscription.anchor = frame.seq, frame.anchor
             if frame.terminal:
                 self._forget(subscription)
                 return
@@ -354,16 +360,14 @@ class Session:
             resumed = resume_from_ring(self._all.ring, order_id, subscription.start)
             if resumed is None:
                 resumed = await self._read_store(resume, order_id, subscription.start)
-            subscription.seq = resumed.seq
+            subscription.seq, subscription.anchor = resumed.seq, resumed.anchor
             subscription.start = None
             if self._is_current(subscription):
                 await self._confirm(subscription, resumed)
             return list(resumed.frames), resumed.more
-        frames = self._all.ring.after(order_id, subscription.seq)
-        if frames is not None:
-            return list(frames), False
-        events = await self._read_store(read_events, order_id, subscription.seq)
-        return [frame_of_event(order_id, event) for event in events], len(events) == PAGE
+        place = subscription.seq, subscription.anchor
+        frames = self._all.ring.after(order_id, *place)
+        return (list(frames), False) if frames is not None else await self._read_store(read_on, order_id, place)
 
     async def _read_store(
         self, read: Callable[[EventStore, str, P, int], Awaitable[T]], order_id: str, position: P

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from app.cli.connections import settings_here
 from app.cli.up import address
-from app.client import Client
+from app.client import Client, HistoryForkedError
 
 EXIT_FAILED = 1
 
@@ -72,17 +72,38 @@ def add_to(app: typer.Typer) -> None:
 
 async def _show(api: Client, order_id: str, after: str | None, as_json: bool) -> bool:
     console = Console(soft_wrap=True)
-    status = ""
-    async for frame in api.events(order_id, after=after):
-        status = frame["status"]
-        if as_json:
-            sys.stdout.write(json.dumps(frame) + "\n")
-            sys.stdout.flush()
-        else:
-            console.print(event_line(frame), highlight=False)
+    status, following = "", True
+    while following:
+        following = False
+        try:
+            async for frame in api.events(order_id, after=after):
+                status = frame["status"]
+                if as_json:
+                    _write(frame)
+                else:
+                    console.print(event_line(frame), highlight=False)
+        except HistoryForkedError as fork:
+            # What was shown last did not last either.
+            status, following = "", True
+            after = fork.last_common.cursor if fork.last_common else None
+            if as_json:
+                _write({**fork.problem, "type": "fork"})
+            else:
+                console.print(fork_line(fork), highlight=False)
     if not status:
         status = (await api.order(order_id))["status"]
     return status == "confirmed"
+
+
+def _write(frame: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(frame) + "\n")
+    sys.stdout.flush()
+
+
+def fork_line(fork: HistoryForkedError) -> str:
+    """Return what a fork takes back as a line for people, with rich markup."""
+    gone = f"the events after seq {fork.last_common.seq} are" if fork.last_common else "all events are"
+    return f"[red]  !  taken back[/]: {gone} void, because the event log lost them; what follows is what lasted"
 
 
 _COLOURS = {"confirmed": "green", "failed": "red", "retrying": "yellow", "submitted:unknown": "yellow"}

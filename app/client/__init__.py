@@ -1,5 +1,12 @@
 """A client of the engine that loses no event: it reconnects and resumes by itself. Imports nothing else of ours."""
 
-from app.client.client import Client, ClientError, OrderRefusedError, UnreachableError
+from app.client.client import (
+    Client,
+    ClientError,
+    HistoryForkedError,
+    LastCommon,
+    OrderRefusedError,
+    UnreachableError,
+)
 
-__all__ = ["Client", "ClientError", "OrderRefusedError", "UnreachableError"]
+__all__ = ["Client", "ClientError", "HistoryForkedError", "LastCommon", "OrderRefusedError", "UnreachableError"]

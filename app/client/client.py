@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
@@ -30,6 +30,25 @@ class OrderRefusedError(ClientError):
         text = str(problem.get("detail") or problem.get("message") or problem.get("code") or problem)
         super().__init__("; ".join([text, *details]))
         self.problem = problem
+
+
+class LastCommon(NamedTuple):
+    """The last event that a client has and that lasted."""
+
+    seq: int
+    cursor: str
+
+
+class HistoryForkedError(OrderRefusedError):
+    """The event to resume after did not last: the server lost it, and events after it may be others now.
+
+    Forget the events after ``last_common``, all of them if it is None, and resume after its cursor.
+    """
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem)
+        common = problem.get("lastCommon")
+        self.last_common: LastCommon | None = LastCommon(common["seq"], common["cursor"]) if common else None
 
 
 class UnreachableError(ClientError):
@@ -77,6 +96,8 @@ class Client:
             after: a seq, an event id or a cursor; None for all events.
 
         Raises:
+            HistoryForkedError: events that were yielded, or the one named by ``after``, did not last. Forget those
+                after its ``last_common``, and call again with the cursor of that.
             OrderRefusedError: the server does not know the order or cannot resume there.
             UnreachableError: no connection after the given number of tries.
         """
@@ -105,7 +126,7 @@ class Client:
             async for text in socket:
                 frame = json.loads(text)
                 if frame.get("type") == "error":
-                    raise OrderRefusedError(frame)
+                    raise HistoryForkedError(frame) if frame.get("code") == "fork" else OrderRefusedError(frame)
                 yield frame
 
     @property

@@ -29,13 +29,14 @@ from app.orders.commands import (
 )
 from app.orders.events import Quote, Receipt
 from eventstore.ids import partition_in
+from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore, Task
 from projections.database import create_database_engine
 from tests.builders import stream_id
 from tests.clocks import START_US
-from tests.conftest import appends, market_life, memory_store
+from tests.conftest import appends, market_life
 
 WAIT_SECONDS = 20
 ORDER = {"clientId": "user01", "side": "buy", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": 10}
@@ -112,6 +113,11 @@ async def redis_store(redis_url: str) -> AsyncIterator[RedisEventStore]:
         yield store
     finally:
         await store.close()
+
+
+def memory_store() -> MemoryEventStore:
+    """A store whose clock is the server's, as it takes no new stream whose id is old."""
+    return MemoryEventStore(partitions=4, store_id="memory", now_us=SystemClock().now_us)
 
 
 def on_memory(scenario: Callable[[Api], Awaitable[None]]) -> None:
@@ -218,6 +224,15 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, objec
     assert body["detail"] == body["message"] and body["title"] and body["error"]
     assert body["instance"] == response.request.url.path
     return body
+
+
+async def ready(api: Api) -> None:
+    """Wait until the log is followed and sockets are welcome."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            checks = (await api.http.get("/readyz")).json()["checks"]
+            if checks["log"]["ok"] and checks["accepting"]["ok"]:
+                return
 
 
 async def finished_order(store: EventStore) -> str:

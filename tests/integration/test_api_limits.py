@@ -19,8 +19,6 @@ from app.clock import SystemClock
 from app.execution.streams import OrderStreams
 from eventstore.memory import MemoryEventStore
 from eventstore.store import Append, AppendResult, StoredEvent
-from tests.clocks import StepClock
-from tests.conftest import memory_store
 from tests.integration.api import (
     ORDER,
     WAIT_SECONDS,
@@ -32,6 +30,7 @@ from tests.integration.api import (
     hear_many,
     hear_nothing_more,
     live,
+    memory_store,
     on_memory,
     running,
     say,
@@ -42,7 +41,7 @@ class HeldStore(MemoryEventStore):
     """Appends wait until ``open`` is set."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         self.open = asyncio.Event()
         self.waiting = 0
         self.arrived = asyncio.Event()
@@ -258,7 +257,7 @@ class HeldReads(MemoryEventStore):
     """Each read of a stream waits until ``open`` is set; counts how many do at once."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         self.open = asyncio.Event()
         self.entered = asyncio.Event()
         self.reading = 0

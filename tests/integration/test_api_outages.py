@@ -8,11 +8,9 @@ import pytest
 
 from app.clock import SystemClock
 from eventstore.errors import OutcomeUnknownError, PositionMissingError, StoreUnavailableError
-from eventstore.ids import LogPosition
+from eventstore.ids import Cursor
 from eventstore.memory import MemoryEventStore
 from eventstore.store import Append, AppendResult, StoredCommit, StoredEvent
-from tests.clocks import StepClock
-from tests.conftest import memory_store
 from tests.integration.api import (
     LIFE,
     ORDER,
@@ -24,7 +22,9 @@ from tests.integration.api import (
     hear_close,
     hear_many,
     live,
+    memory_store,
     problem,
+    ready,
     redis_store,
     running,
     say,
@@ -35,7 +35,7 @@ class FailingStore(MemoryEventStore):
     """Raises ``failure`` at each append; ``bug`` makes reads of streams fail in a way nobody foresaw."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="failing", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="failing", now_us=SystemClock().now_us)
         self.failure: Exception | None = None
         self.bug = False
 
@@ -123,7 +123,7 @@ class FailingReads(MemoryEventStore):
 
 def test_an_outage_of_the_streams_is_waited_out() -> None:
     async def main() -> None:
-        store = FailingReads(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        store = FailingReads(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         order_id = await finished_order(store)
         async with running(store) as api, connected(api, f"?orderId={order_id}&after=3") as socket:
             assert [frame["seq"] for frame in await hear_many(socket, 3)] == [4, 5, 6]
@@ -135,11 +135,11 @@ class BrokenLog(MemoryEventStore):
     """Reading the log fails with each of ``failures``, one read each."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         self.failures: list[Exception] = []
 
     async def read_log(
-        self, after: Mapping[int, LogPosition], limit: int, wait_seconds: float = 0
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         if self.failures:
             raise self.failures.pop()
@@ -165,17 +165,54 @@ def test_an_outage_of_the_log_loses_no_event() -> None:
     asyncio.run(main())
 
 
-def test_a_hole_in_the_log_sends_every_subscriber_away_and_ends_readiness() -> None:
+def test_a_hole_in_the_log_sends_every_subscriber_away_and_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         store = BrokenLog()
         async with running(store) as api:
+            order_id = await api.place()
+            async with connected(api, f"?orderId={order_id}") as socket:
+                assert (await hear(socket))["seq"] == 1
+                store.failures = [PositionMissingError(0, 5, 7)]
+                code, frames = await hear_close(socket)
+                reason = "the event log was rewound: reconnect and resume by cursor"
+                assert (code, frames) == (4510, [{"type": "goaway", "code": 4510, "reason": reason}])
+            await ready(api)
+            async with connected(api, f"?orderId={order_id}&after=1") as socket:
+                await live(api.streams, order_id)
+                assert [frame["seq"] for frame in await hear_many(socket, 5)] == [2, 3, 4, 5, 6]
+
+    asyncio.run(main())
+    [forked] = [vars(record) for record in caplog.records if record.getMessage() == "log_forked"]
+    assert (forked["partition"], forked["cursor"]) == (0, "0-0-")
+    assert "position 5 is missing" in forked["problem"]
+
+
+def test_the_api_is_not_ready_while_a_broken_log_cannot_be_taken_up_again() -> None:
+    class Broken(BrokenLog):
+        down = False
+
+        async def log_ends(self) -> Mapping[int, Cursor]:
+            if self.down:
+                raise StoreUnavailableError("down")
+            return await super().log_ends()
+
+    async def main() -> None:
+        store = Broken()
+        async with running(store) as api:
             async with connected(api) as socket:
+                store.down = True
                 store.failures = [PositionMissingError(0, 5, 7)]
                 assert (await hear_close(socket))[0] == 4510
             async with connected(api) as socket:
                 assert (await hear_close(socket))[0] == 4510
             checks = (await api.http.get("/readyz")).json()["checks"]
-            assert not checks["log"]["ok"] and not checks["accepting"]["ok"]
+            assert checks["log"]["problem"] == "the log is not followed"
+            assert checks["accepting"]["problem"] == "the event log was rewound: reconnect and resume by cursor"
+            store.down = False
+            await ready(api)
+            async with connected(api) as socket:
+                await say(socket, **ORDER)
+                assert (await hear(socket))["event"] == "pending"
 
     asyncio.run(main())
 
@@ -184,7 +221,7 @@ class SkippingStore(MemoryEventStore):
     """Leaves the first event out when it reads a stream from anywhere but its start."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
 
     async def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         events = await super().read_stream(stream, after, limit)
@@ -210,12 +247,12 @@ class StuckLog(MemoryEventStore):
     """Reading the log does not return any more once ``stuck`` is set; ``waiting`` is set then."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         self.stuck = False
         self.waiting = asyncio.Event()
 
     async def read_log(
-        self, after: Mapping[int, LogPosition], limit: int, wait_seconds: float = 0
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         if self.stuck:
             self.waiting.set()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import redis.asyncio
 
+from app.clock import SystemClock
 from app.orders.commands import (
     PostponeResolve,
 )
@@ -14,8 +15,8 @@ from eventstore.ids import event_id
 from eventstore.memory import MemoryEventStore
 from eventstore.store import Append, AppendResult, StoredEvent
 from tests.builders import stream_id
-from tests.clocks import START_US, StepClock
-from tests.conftest import appends, market_life, memory_store
+from tests.clocks import START_US
+from tests.conftest import appends, market_life
 from tests.integration.api import (
     EVENTS,
     LIFE,
@@ -28,6 +29,7 @@ from tests.integration.api import (
     hear_many,
     hear_nothing_more,
     live,
+    memory_store,
     on_memory,
     redis_store,
     running,
@@ -202,12 +204,13 @@ def test_bad_messages_are_answered_and_leave_the_socket_open() -> None:
             ('{"orderId":"x"}', "order_id_malformed"),
             (json.dumps({"orderId": unknown}), "not_found"),
             (json.dumps({"orderId": unknown, "after": 3}), "not_found"),
-            (json.dumps({"orderId": unknown, "after": "1-1-00000000"}), "not_found"),
+            (json.dumps({"orderId": unknown, "after": "1-1-00000000"}), "fork"),
+            (json.dumps({"orderId": unknown[:-2] + "77", "after": "1-1-00000000"}), "not_found"),
             (json.dumps({"orderId": unknown[:-2] + "77"}), "not_found"),
             (json.dumps({"orderId": order_id, "after": 2}), "after_beyond_end"),
             (json.dumps({"orderId": order_id, "after": "x"}), "after_malformed"),
             (json.dumps({"orderId": order_id, "after": f"{unknown}/1"}), "after_malformed"),
-            (json.dumps({"orderId": order_id, "after": "1-1-00000000"}), "cursor_unavailable"),
+            (json.dumps({"orderId": order_id, "after": "1-1-00000000"}), "fork"),
             (json.dumps({"type": "unsubscribe", "orderId": order_id}), "not_subscribed"),
         ]
         async with connected(api) as socket:
@@ -271,7 +274,7 @@ class AppendsDuringRead(MemoryEventStore):
     """A read returns what the stream held before ``next_commit``, which is appended before the answer is there."""
 
     def __init__(self) -> None:
-        super().__init__(partitions=4, store_id="memory", now_us=StepClock().now_us)
+        super().__init__(partitions=4, store_id="memory", now_us=SystemClock().now_us)
         self.next_commit: Append | None = None
         self.tailed = asyncio.Event()
 
@@ -315,7 +318,7 @@ class LateStore(MemoryEventStore):
 
 def test_the_answer_precedes_the_first_event_even_if_that_is_there_earlier() -> None:
     async def main() -> None:
-        store = LateStore(partitions=4, store_id="late", now_us=StepClock().now_us)
+        store = LateStore(partitions=4, store_id="late", now_us=SystemClock().now_us)
         async with running(store) as api, connected(api) as socket:
             await say(socket, **ORDER, id=1)
             assert [frame.get("event") for frame in await hear_many(socket, 2)] == [None, "pending"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.api.ring import Frame, Ring, frame_of_event, frames_of_commit
+from app.api.ring import Frame, NotChainedError, Ring, frame_of_event, frames_of_commit
 from eventstore.ids import Cursor
 from eventstore.store import StoredCommit, StoredEvent
 from tests.builders import stream_id
@@ -24,7 +24,8 @@ class Noting:
 
 
 def frame(order_id: str, seq: int, text: str = "{}") -> Frame:
-    return Frame(order_id, seq, text, terminal=False)
+    """Chained: an event's anchor is its seq."""
+    return Frame(order_id, seq, text, terminal=False, anchor=str(seq), prev=str(seq - 1) if seq > 1 else "")
 
 
 def ring(frames_max: int = 100, characters_max: int = 10_000) -> Ring:
@@ -67,8 +68,49 @@ def test_the_texts_together_are_bounded_too() -> None:
 def test_a_hole_is_refused() -> None:
     full = ring()
     full.append(frame(FIRST, 4))
-    with pytest.raises(ValueError, match=r"frame 6 of .* cannot follow frame 4"):
+    with pytest.raises(NotChainedError, match=r"event 6 of .* follows 5, so not event 4, which has 4"):
         full.append(frame(FIRST, 6))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Frame(FIRST, 2, "{}", terminal=False, anchor="x", prev="lost"),
+        Frame(FIRST, 1, "{}", terminal=False, anchor="x", prev=""),
+        Frame(FIRST, 3, "{}", terminal=False, anchor="x", prev="1"),
+    ],
+)
+def test_a_frame_that_does_not_follow_the_last_one_is_refused(other: Frame) -> None:
+    full = ring()
+    full.append(frame(FIRST, 1))
+    with pytest.raises(NotChainedError):
+        full.append(other)
+    assert full.after(FIRST, 0) == [frame(FIRST, 1)]
+
+
+def test_frames_are_given_only_to_whoever_has_the_event_before_them() -> None:
+    full = ring()
+    for seq in (3, 4):
+        full.append(frame(FIRST, seq))
+    assert full.after(FIRST, 3, "3") == [frame(FIRST, 4)]
+    assert full.after(FIRST, 2, "2") == [frame(FIRST, 3), frame(FIRST, 4)]
+    assert full.after(FIRST, 4, "4") == []
+    # Ahead of the ring: whoever has read the stream may be.
+    assert full.after(FIRST, 5, "lost") == []
+    for seq in (2, 3, 4):
+        with pytest.raises(NotChainedError):
+            full.after(FIRST, seq, "lost")
+
+
+def test_a_cleared_ring_has_nothing_and_begins_anew() -> None:
+    small, noting = ring(characters_max=10), Noting()
+    small.watch(FIRST, noting)
+    small.append(frame(FIRST, 1, "1234567890"))
+    small.clear()
+    assert small.after(FIRST, 0) is None
+    small.append(frame(FIRST, 7, "1234567890"))
+    assert small.after(FIRST, 6) == [frame(FIRST, 7, "1234567890")]
+    assert noting.told == [FIRST, FIRST]
 
 
 def test_watchers_are_told_of_their_orders_only_and_until_they_leave() -> None:
