@@ -9,7 +9,7 @@ import msgspec
 from eventstore.errors import DamagedEntryError
 from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import fields_of, task_of
-from eventstore.redis.scripts import DELIVERIES, DROP_CONSUMERS, FIRE, PARK, RETRY, SKIP
+from eventstore.redis.scripts import DELIVERIES, DROP_CONSUMERS, FINISH, FIRE, PARK, RETRY, SKIP
 from eventstore.store import ParkedTask, Task, storable_error
 
 GROUP: Final = "workers"
@@ -66,9 +66,7 @@ class Tasks:
 
     async def finish(self, task: Task) -> None:
         """See :meth:`EventStore.finish_task`."""
-        key = f"{self._keys[task.partition]}:tasks"
-        await self._pipeline.execute("XACK", key, GROUP, task.id)
-        await self._pipeline.execute("XDEL", key, task.id)
+        await self._pipeline.run(FINISH, (f"{self._keys[task.partition]}:tasks",), (task.id,))
 
     async def unfinished(self, partition: int) -> Sequence[Task]:
         """See :meth:`EventStore.list_tasks`."""

@@ -85,7 +85,12 @@ for i = 1, events do
   lines[i] = ARGV[first_event + 2 * i - 1]
 end
 for i = first_set, first_clear - 1, 3 do
-  if not tonumber(ARGV[i + 1]) then return redis.error_reply('ERR score is not a number') end
+  if #ARGV[i + 1] > 17 or not string.match(ARGV[i + 1], '^%-?%d+$') then
+    return redis.error_reply('ERR score is not an integer below 2^53')
+  end
+end
+if ARGV[7] ~= '' and (#ARGV[7] > 21 or not string.match(ARGV[7], '^%d+%-%d+$')) then
+  return redis.error_reply('ERR the id of the task to finish is none')
 end
 local last_position = string.format('%.0f', position + events)
 local log_head = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
@@ -93,6 +98,27 @@ if #log_head == 1 then
   local log_epoch, log_position = of_id(log_head[1][1])
   if log_position ~= position or tonumber(log_epoch) > tonumber(epoch) then return {'LogMismatch', log_head[1][1]} end
 end
+-- A stream gives no number out twice, even where the entry that had it was deleted.
+local facts = redis.call('EXISTS', stream) == 1 and redis.call('XINFO', 'STREAM', stream) or {}
+for i = 1, #facts, 2 do
+  if facts[i] == 'last-generated-id' then
+    local last_epoch, last_version = of_id(facts[i + 1])
+    last_epoch = tonumber(last_epoch)
+    if last_epoch > tonumber(epoch) or (last_epoch == tonumber(epoch) and last_version > version) then
+      return {'StreamMismatch', facts[i + 1]}
+    end
+  end
+end
+-- Permissions are looked at for each command as it runs; servers before 7.0 cannot tell them in advance.
+local function may(...)
+  return not redis.acl_check_cmd or redis.acl_check_cmd(...)
+end
+local permitted = may('XADD', log, '*', 'f', 'v') and may('XADD', stream, '*', 'f', 'v') and may('HSET', meta, 'f', 'v')
+  and (ARGV[7] == '' or may('XACK', tasks, 'workers', '0-0') and may('XDEL', tasks, '0-0'))
+  and (ARGV[6] == '' or may('XADD', tasks, '*', 'f', 'v'))
+  and (ARGV[8] == '' or may('HSET', records, 'f', 'v')) and may('PUBLISH', 'order-events-' .. id, 'm')
+for i = 6, #KEYS do permitted = permitted and may('ZADD', KEYS[i], '0', 'm') and may('ZREM', KEYS[i], 'm') end
+if not permitted then return redis.error_reply('NOPERM this user may not run every command of an append') end
 local recorded = time[1] .. string.format('%06d', tonumber(time[2]))
 
 redis.call('XADD', log, epoch .. '-' .. last_position, 'stream', id,

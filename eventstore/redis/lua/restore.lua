@@ -21,6 +21,18 @@ end
 local kept = redis.call('HMGET', meta, 'epoch', 'incarnation')
 if kept[1] and kept[2] == incarnation(ARGV[1]) then return {'Open'} end
 
+local function holds(key, kind)
+  local found = redis.call('TYPE', key)['ok']
+  return found == kind or found == 'none'
+end
+
+if not (holds(stream, 'stream') and holds(log, 'stream') and holds(tasks, 'stream') and holds(records, 'hash')) then
+  return {'WrongType'}
+end
+for i = 6, #KEYS do
+  if not holds(KEYS[i], 'zset') then return {'WrongType'} end
+end
+
 if ARGV[3] ~= '' then
   local head = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
   if #head == 1 and second(head[1][1]) ~= second(ARGV[3]) - tonumber(ARGV[9]) then return {'Seam', 'log', head[1][1]} end
