@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-slow check format bench lock clean
+.PHONY: help demo run test test-slow nemesis check format bench soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(READY) ## Run the tests on their own servers, at most 5 minutes
 test-slow: $(READY) ## Run the crash and fault suites, at most 8 minutes
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
+nemesis: $(READY) ## Break servers and processes by SEED (random) for SECONDS (120), and check every promise
+	@$(BIN)/python -m tests.nemesis.run --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
+
 check: $(READY) ## Check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -37,6 +40,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure orders per second, as JSON lines
 	@$(BIN)/python -m tests.benchmarks.orders
+
+soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (a good hour)
+	@$(BIN)/python -m tests.benchmarks.soak
 
 lock: $(READY) ## Resolve the dependencies anew into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv

@@ -267,7 +267,7 @@ async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(Archiver(store, database, retention(settings)).run(stopping))
-                await Projector(store, database).run(stopping)
+                await Projector(store, database, on_fork=store.report_fork).run(stopping)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 

@@ -89,6 +89,10 @@ class HotStore(EventStore, Protocol):
         """
         ...
 
+    async def close_partition(self, partition: int) -> None:
+        """Take no append until an epoch is opened: the copies differ."""
+        ...
+
     async def keeps_what_it_flushed(self) -> bool:
         """Return whether ``fsync`` is for ever: every reply is flushed, and no server can be promoted over this one."""
         ...

@@ -212,6 +212,10 @@ class MemoryEventStore:
         self.store_id = store_id
         self._wake()
 
+    async def close_partition(self, partition: int) -> None:
+        """See :meth:`HotStore.close_partition`."""
+        self._parts[partition].incarnation = ""
+
     async def keeps_what_it_flushed(self) -> bool:
         """See :meth:`HotStore.keeps_what_it_flushed`."""
         return False

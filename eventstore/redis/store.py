@@ -21,7 +21,7 @@ from eventstore.hot import ClosedStream, PartitionRecord, Restored
 from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.levels import WITNESSED, Level
 from eventstore.redis import keeping
-from eventstore.redis.connection import Pipeline
+from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import append_arguments, fields_of, stored_event
 from eventstore.redis.log import Logs
 from eventstore.redis.opening import Flushing, StoreSettings, flushing_of
@@ -101,6 +101,10 @@ class RedisEventStore:
             except SeamError:
                 # Somebody else creates it at the same time: the name that the first partition got is everybody's.
                 self.store_id = new_store_id = (await self.partition_record(record.partition)).store_id
+
+    async def close_partition(self, partition: int) -> None:
+        """See :meth:`HotStore.close_partition`."""
+        await self._pipeline.execute("HDEL", f"{self._keys[partition]}:meta", "incarnation")
 
     async def keeps_what_it_flushed(self) -> bool:
         """See :meth:`HotStore.keeps_what_it_flushed`."""
@@ -264,7 +268,7 @@ class RedisEventStore:
         for number, prefix in enumerate(self._keys):
             epoch, position = await self._pipeline.execute("HMGET", f"{prefix}:meta", "epoch", "position")
             tasks = await self._pipeline.execute("XLEN", f"{prefix}:tasks")
-            groups = await self._pipeline.execute("XINFO", "GROUPS", f"{prefix}:tasks", key=f"{prefix}:tasks")
+            groups = await self._groups(f"{prefix}:tasks")
             timers = await self._pipeline.execute("ZCARD", f"{prefix}:due")
             pending = sum(fields_of(group)[b"pending"] for group in groups)
             parked = await self._pipeline.execute("HLEN", f"{prefix}:parked")
@@ -272,6 +276,15 @@ class RedisEventStore:
                 PartitionStatus(number, int(epoch or 0), int(position or 0), tasks, pending, timers, parked)
             )
         return statuses
+
+    async def _groups(self, key: str) -> list[Any]:
+        try:
+            return list(await self._pipeline.execute("XINFO", "GROUPS", key, key=key))
+        except RefusedError as error:
+            # A partition that has lost its keys has no group.
+            if "no such key" not in str(error):
+                raise
+            return []
 
     async def partition_record(self, partition: int) -> PartitionRecord:
         """See :meth:`HotStore.partition_record`."""

@@ -1,0 +1,500 @@
+"""Closed orders leave Redis for PostgreSQL, proven and unnoticed; the log is trimmed behind its readers."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+
+from app.audit.replay import replay
+from app.audit.verify import verify
+from app.clock import SystemClock
+from app.embedded import Servers
+from app.execution.streams import CLOSED, OrderStreams
+from app.main import OBLIGATIONS, run_projector
+from app.orders.state import Terminal
+from app.settings import Settings
+from eventstore.errors import IdempotencyConflictError, StoreUnavailableError, StreamExpiredError
+from eventstore.ids import LOG_START, new_stream_id, new_ulid, partition_in
+from eventstore.levels import MEMORY
+from eventstore.memory import MemoryEventStore
+from eventstore.store import NEW_STREAM_SECONDS_MAX, Append, Duplicate
+from projections.archive.archiver import PAGE_STREAMS, Archiver
+from projections.archive.epochs import Epochs
+from projections.archive.store import ArchivedEventStore
+from projections.database import create_database_engine
+from projections.diff import diff
+from projections.projector import Projector
+from tests.clocks import START_US
+from tests.desk import FAILURES, STOPS
+from tests.integration.api import running
+from tests.integration.copies import Copies, finish, on_copies, placing, retention
+
+WAIT_SECONDS = 20
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+GRACE_SECONDS = 120
+
+Tamper = Callable[[Copies, str], Awaitable[None]]
+
+
+async def everything_read(copies: Copies, orders: list[str]) -> dict[str, object]:
+    """All that readers are told, byte for byte."""
+    found: dict[str, object] = {"diff": await diff(copies.store, copies.engine)}
+    report = await verify(copies.store, copies.engine, SystemClock().now_us)
+    found["verify"] = (report.findings, report.orders, report.events)
+    for number in range(copies.store.partitions):
+        commits = await copies.store.read_log({number: LOG_START}, 1000)
+        found[f"log {number}"] = commits
+        for commit in commits:
+            found[f"log after {commit.end}"] = await copies.store.read_log({number: commit.end}, 3)
+    async with running(copies.store, copies.engine.url.render_as_string(hide_password=False)) as api:
+        for order in orders:
+            events = await copies.store.read_stream(order)
+            found[order] = (events, await copies.store.read_stream(order, 2, 2), await replay(copies.store, order))
+            paths = [f"/api/orders/{order}", f"/api/orders/{order}/events"]
+            paths += [f"/api/orders/{order}/events?after={event.cursor}" for event in events]
+            for path in paths:
+                answer = await api.http.get(path)
+                found[path] = (answer.status_code, answer.content)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_read_gives_the_same_before_and_after_a_sweep(redis_url: str, database_url: str, seed: int) -> None:
+    async def scenario(copies: Copies) -> None:
+        chance = random.Random(seed)
+        orders = []
+        for _ in range(14):
+            plot = [*chance.choices(FAILURES, k=chance.randrange(3)), chance.choice(STOPS)]
+            copies.desk.owner = chance.choice(["owner", "somebody"])
+            orders.append(await copies.desk.live(plot))
+        await copies.project()
+        ended = [order for order in orders if isinstance((await copies.desk.streams.load(order)).state, Terminal)]
+        before = await everything_read(copies, orders)
+
+        swept = await copies.sweep(log_window=chance.randrange(5))
+
+        assert swept.removed == len(ended) > 0
+        assert swept.trimmed > 0
+        assert {order for order in orders if await copies.is_hot(order)} == set(orders) - set(ended)
+        after = await everything_read(copies, orders)
+        assert before["diff"] == []
+        assert before["verify"][0] == ()  # type: ignore[index]
+        for name, value in before.items():
+            assert after[name] == value, name
+        assert (await copies.archiver.sweep()).removed == 0
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_nothing_of_an_archived_order_stays_in_redis(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        streams = copies.desk.streams
+        order = streams.new_order_id("owner", "key")
+        await streams.place(order, "client", placing("key"))
+        await finish(copies, [order])
+        assert (await copies.sweep()).removed == 1
+
+        keys = {key.decode().rpartition("}:")[2] async for key in copies.redis.scan_iter(f"*{copies.namespace}*")}
+        assert keys == {"meta", "tasks", "log"}
+        assert await copies.redis.xlen(copies.key(order, "tasks")) == 0
+        assert await copies.redis.xlen(copies.key(order, "log")) == 1
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_an_open_order_and_one_in_its_grace_period_stay(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        (early,) = await copies.confirmed(1)
+        index = copies.key(early, CLOSED)
+        now_ms = await copies.hot.now_ms(partition_in(early))
+        await copies.redis.zadd(index, {early: now_ms - GRACE_SECONDS * 1000 + 60_000})
+        (late,) = await copies.confirmed(1)
+        await copies.redis.zadd(index, {late: now_ms - GRACE_SECONDS * 1000 - 1})
+        open_order = await copies.desk.live(["submitted"])
+        await copies.project()
+
+        assert (await copies.archiver.sweep()).removed == 1
+
+        assert [await copies.is_hot(order) for order in (early, late, open_order)] == [True, False, True]
+
+    on_copies(redis_url, database_url, scenario)
+
+
+async def claim_an_open_order_ended(copies: Copies, order: str) -> None:
+    streams = copies.desk.streams
+    await copies.redis.zrem(copies.key(order, CLOSED), order)
+    other = await copies.desk.live(["submitted"])
+    await copies.redis.zadd(copies.key(other, CLOSED), {other: 1})
+    assert (await streams.load(other)).version > 0
+
+
+async def change_redis(copies: Copies, order: str) -> None:
+    key = copies.key(order)
+    entries = await copies.redis.xrange(key)
+    await copies.redis.delete(key)
+    for entry_id, fields in entries:
+        fields[b"event"] = fields[b"event"].replace(b'"fee":"0.003"', b'"fee":"0.004"')
+        await copies.redis.xadd(key, fields, id=entry_id)
+
+
+async def break_redis(copies: Copies, order: str) -> None:
+    key = copies.key(order)
+    ((entry_id, _),) = await copies.redis.xrevrange(key, count=1)
+    await copies.redis.delete(key)
+    await copies.redis.xadd(key, {"no": "event"}, id=entry_id)
+
+
+async def renumber_redis(copies: Copies, order: str) -> None:
+    key = copies.key(order)
+    entries = await copies.redis.xrange(key)
+    await copies.redis.delete(key)
+    for entry_id, fields in entries:
+        await copies.redis.xadd(key, {**fields, b"commit": b"another"}, id=entry_id)
+
+
+async def shorten_redis(copies: Copies, order: str) -> None:
+    ((entry_id, _),) = await copies.redis.xrevrange(copies.key(order), count=1)
+    await copies.redis.xdel(copies.key(order), entry_id)
+
+
+async def in_postgres(copies: Copies, statement: str, order: str) -> None:
+    async with copies.engine.begin() as connection:
+        assert (await connection.execute(text(statement), {"id": order})).rowcount > 0
+
+
+async def change_postgres(copies: Copies, order: str) -> None:
+    changed = """payload = jsonb_set(payload, '{meta,actor}', '"another"')"""
+    await in_postgres(copies, f"UPDATE order_events SET {changed} WHERE order_id = :id AND version = 3", order)
+
+
+async def shorten_postgres(copies: Copies, order: str) -> None:
+    await in_postgres(copies, "DELETE FROM order_events WHERE order_id = :id AND version = 6", order)
+
+
+async def change_both(copies: Copies, order: str) -> None:
+    key = copies.key(order)
+    entries = await copies.redis.xrange(key)
+    await copies.redis.delete(key)
+    for entry_id, fields in entries:
+        fields[b"event"] = fields[b"event"].replace(b'"actor":"test"', b'"actor":"another"')
+        await copies.redis.xadd(key, fields, id=entry_id)
+    changed = """payload = jsonb_set(payload, '{meta,actor}', '"another"')"""
+    await in_postgres(copies, f"UPDATE order_events SET {changed} WHERE order_id = :id", order)
+
+
+async def lose_both(copies: Copies, order: str) -> None:
+    await copies.redis.delete(copies.key(order))
+    await in_postgres(copies, "DELETE FROM order_events WHERE order_id = :id", order)
+
+
+async def change_the_key(copies: Copies, order: str) -> None:
+    statement = "UPDATE orders SET idempotency_key = 'another', fingerprint = 'f' WHERE id = :id"
+    await in_postgres(copies, statement, order)
+
+
+async def drop_the_row(copies: Copies, order: str) -> None:
+    await in_postgres(copies, "DELETE FROM orders WHERE id = :id", order)
+
+
+async def misname(copies: Copies, order: str) -> None:
+    index = copies.key(order, CLOSED)
+    await copies.redis.zrem(index, order)
+    await copies.redis.zadd(index, {"nobody": 1})
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        (change_redis, "is not the same in both copies: data"),
+        (renumber_redis, "is not the same in both copies: commit_id"),
+        (break_redis, "cannot be read"),
+        (shorten_redis, "Redis has 5 events, PostgreSQL 6"),
+        (change_postgres, "version 3 is not the same in both copies: data"),
+        (shorten_postgres, "Redis has 6 events, PostgreSQL 5"),
+        (change_both, "does not match its hash"),
+        (lose_both, "neither copy has an event of it"),
+        (change_the_key, "its row in PostgreSQL is not what its events say"),
+        (drop_the_row, "its row in PostgreSQL is not what its events say"),
+        (claim_an_open_order_ended, "its status is submitted"),
+        (misname, "is not an order id"),
+    ],
+)
+def test_an_order_that_is_not_proven_stays_is_told_once_and_stops_no_other(
+    redis_url: str, database_url: str, caplog: pytest.LogCaptureFixture, tamper: Tamper, reason: str
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        order, other = await copies.confirmed(2)
+        await copies.project()
+        await tamper(copies, order)
+        await copies.project()
+        await copies.age()
+        held = await copies.redis.xrange(copies.key(order))
+
+        with caplog.at_level(logging.ERROR):
+            swept = await copies.archiver.sweep()
+            assert (await copies.archiver.sweep()).removed == 0
+
+        assert swept.removed == 1
+        assert not await copies.is_hot(other)
+        assert await copies.redis.xrange(copies.key(order)) == held
+        assert await copies.redis.zcard(copies.key(order, CLOSED)) == 1
+        told = [record for record in caplog.records if record.message == "order_not_archived"]
+        assert [reason in vars(record)["reason"] for record in told] == [True]
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_more_unproven_orders_than_a_page_holds_do_not_hold_up_those_behind(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        damaged = await copies.confirmed(PAGE_STREAMS + 5)
+        await copies.project()
+        for order in damaged:
+            await copies.redis.zadd(copies.key(order, CLOSED), {order: 1})
+            await drop_the_row(copies, order)
+        (behind,) = await copies.confirmed(1)
+
+        assert (await copies.sweep()).removed == 1
+
+        assert not await copies.is_hot(behind)
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_what_is_not_projected_stays_until_it_is(
+    redis_url: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        await copies.confirmed(2)
+        await copies.age()
+
+        assert (await copies.archiver.sweep()).removed == 0
+        assert caplog.records == []
+        await copies.project()
+        assert (await copies.archiver.sweep()).removed == 2
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_the_log_keeps_its_window_and_the_entry_of_every_projections_checkpoint(
+    redis_url: str, database_url: str
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        (order,) = await copies.confirmed(1)
+        await copies.confirmed(3)
+        await copies.project()
+        number = partition_in(order)
+        commits = await copies.store.read_log({number: LOG_START}, 100)
+        slow = commits[3].end
+        insert = (
+            "INSERT INTO checkpoints (projection, partition, epoch, position, anchor) "
+            f"VALUES ('another', {number}, {slow.epoch}, {slow.position}, '{slow.anchor}')"
+        )
+        async with copies.engine.begin() as connection:
+            await connection.execute(text(insert))
+
+        assert (await copies.archiver.sweep()).trimmed == 3
+        assert await copies.hot.log_start(number) == commits[3].position - len(commits[3].events) + 1
+        assert await copies.hot.read_log({number: slow}, 1) == [commits[4]]
+        assert (await copies.archiver.sweep()).trimmed == 0
+
+        async with copies.engine.begin() as connection:
+            await connection.execute(text("DELETE FROM checkpoints WHERE projection = 'another'"))
+        end = commits[-1].position
+        await Archiver(copies.store, copies.engine, retention(log_window=5)).sweep()
+        assert end - 6 <= await copies.hot.log_start(number) <= end - 5
+        await copies.archiver.sweep()
+        assert await copies.redis.xlen(copies.key(order, "log")) == 1
+        await copies.desk.live(["confirmed"])
+        await copies.project()
+        assert await diff(copies.store, copies.engine) == []
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_a_log_that_is_not_postgresqls_is_not_trimmed(
+    redis_url: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        (order,) = await copies.confirmed(1)
+        await copies.project()
+        await in_postgres(copies, "UPDATE order_events SET hash = repeat('0', 64) WHERE order_id = :id", order)
+
+        assert await copies.archiver.sweep() == await copies.archiver.sweep()
+
+        assert await copies.hot.log_start(partition_in(order)) == 1
+        assert [record.message for record in caplog.records] == ["log_not_trimmed"]
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_a_closed_partition_is_left_alone(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        (order,) = await copies.confirmed(1)
+        await copies.project()
+        await copies.redis.hset(copies.key(order, "meta"), "incarnation", "another")
+
+        swept = await copies.sweep()
+
+        assert (swept.removed, swept.trimmed) == (0, 0)
+        assert await copies.is_hot(order)
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_a_key_leads_to_its_order_and_only_with_its_content_after_the_order_left(
+    redis_url: str, database_url: str
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        streams = copies.desk.streams
+        first = streams.new_order_id("owner", "key")
+        await streams.place(first, "client", placing("key"))
+        anonymous = streams.new_order_id("owner", "nameless")
+        await streams.place(anonymous, None, placing("nameless"))
+        await finish(copies, [first, anonymous])
+        assert (await copies.sweep()).removed == 2
+
+        for order, client, key in ((first, "client", "key"), (anonymous, None, "nameless")):
+            again = await streams.place(streams.new_order_id("owner", key), client, placing(key))
+            assert (again.order_id, again.repeated) == (order, True)
+            with pytest.raises(IdempotencyConflictError, match=order):
+                other = placing(key, fingerprint="e" * 32)
+                await streams.place(streams.new_order_id("owner", key), client, other)
+        fresh = await streams.place(streams.new_order_id("owner", "key"), "another client", placing("key"))
+        assert not fresh.repeated
+
+    on_copies(redis_url, database_url, scenario)
+
+
+class _Ahead:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.us = START_US
+
+    def now_us(self) -> int:
+        self.us += 1
+        return self.us
+
+    async def sleep(self, seconds: float) -> None:
+        self.us += int(seconds * 1_000_000)
+
+
+class _Recorder(MemoryEventStore):
+    """Remembers what was appended, to send it again."""
+
+    def __init__(self, clock: _Ahead) -> None:
+        super().__init__(partitions=4, store_id="memory", now_us=clock.now_us)
+        self.sent: list[Append] = []
+
+    async def append(self, commit: Append):  # type: ignore[no-untyped-def]  # as the overridden one
+        self.sent.append(commit)
+        return await super().append(commit)
+
+
+def test_the_first_append_of_an_order_never_creates_it_again(database_url: str) -> None:
+    async def scenario() -> None:
+        clock = _Ahead()
+        hot = _Recorder(clock)
+        engine = create_database_engine(database_url, application_name="tests")
+        store = ArchivedEventStore(hot, engine, Epochs(hot, engine, OBLIGATIONS), MEMORY)
+        archiver = Archiver(store, engine, retention(GRACE_SECONDS))
+        streams = OrderStreams(store, clock, random.Random(7).randbytes, "test")
+        ulid = new_ulid(clock.us // 1000 + 30_000, bytes(10))
+        order = new_stream_id(ulid, "owner", 4)
+        await streams.place(order, "client", placing())
+        first = hot.sent[0]
+        desk_copies = Copies(store, engine, None, "")
+        desk_copies.desk.streams, desk_copies.desk.clock = streams, clock
+        await finish(desk_copies, [order])
+        await Projector(store, engine).project_available()
+
+        # The host that made the id is ahead by the greatest skew: the id is young for that much longer.
+        for _ in range(GRACE_SECONDS):
+            clock.us += 1_000_000
+            if (await archiver.sweep()).removed:
+                break
+            assert isinstance(await store.append(first), Duplicate)
+        else:
+            clock.us += 1_000_000
+            assert (await archiver.sweep()).removed == 1
+        assert clock.us - START_US > (30 + NEW_STREAM_SECONDS_MAX) * 1_000_000
+        with pytest.raises(StreamExpiredError):
+            await store.append(first)
+        assert len(await store.read_stream(order)) == 6
+        await engine.dispose()
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_archiver_outlasts_an_outage_and_stops_when_asked(
+    redis_url: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(copies: Copies) -> None:
+        nowhere = create_database_engine(NOWHERE, application_name="tests")
+        await copies.confirmed(1)
+        await copies.age()
+        stopping, pauses = asyncio.Event(), []
+
+        async def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                stopping.set()
+
+        await Archiver(copies.store, nowhere, retention(), sleep=sleep).run(stopping)
+
+        assert pauses[0] < pauses[1] < pauses[2]
+        assert [record.message for record in caplog.records] == ["archiver_outage"] * 3
+        await nowhere.dispose()
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_the_projectors_process_archives_and_stops_when_asked(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        (order,) = await copies.confirmed(1)
+        settings = replace(Settings(), namespace=copies.namespace, archive_seconds=0)
+        stopping = asyncio.Event()
+        role = asyncio.create_task(run_projector(settings, Servers(redis_url, database_url), stopping))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while await copies.is_hot(order):
+                    assert not role.done(), role
+                    await asyncio.sleep(0.05)
+        finally:
+            stopping.set()
+            async with asyncio.timeout(WAIT_SECONDS):
+                await role
+        assert len(await copies.store.read_stream(order)) == 6
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_an_archived_order_is_unavailable_not_unknown_without_postgresql(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        (order,) = await copies.confirmed(1)
+        await copies.sweep()
+        nowhere = create_database_engine(NOWHERE, application_name="tests")
+        alone = ArchivedEventStore(copies.hot, nowhere, Epochs(copies.hot, nowhere, OBLIGATIONS), MEMORY)
+        with pytest.raises(StoreUnavailableError, match=order):
+            await alone.read_stream(order)
+        await nowhere.dispose()
+
+    on_copies(redis_url, database_url, scenario)
+
+
+def test_a_hot_order_of_six_events_takes_at_most_six_kilobytes(redis_url: str, database_url: str) -> None:
+    async def scenario(copies: Copies) -> None:
+        assert await copies.redis.config_get("stream-node-max-bytes") == {"stream-node-max-bytes": "1024"}
+        orders = await copies.confirmed(20)
+        assert {(await copies.desk.streams.load(order)).version for order in orders} == {6}
+        streams = [await copies.redis.memory_usage(copies.key(order), samples=0) for order in orders]
+        index = await copies.redis.memory_usage(copies.key(orders[0], CLOSED), samples=0)
+
+        assert max(streams) + index / len(orders) <= 6 * 1024
+
+    on_copies(redis_url, database_url, scenario)
