@@ -5,13 +5,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 import psycopg
+from psycopg.errors import UndefinedTable
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from eventstore.errors import StoreUnavailableError
 from projections.errors import DatabaseUrlError, EncodingError
 
 DRIVER: Final = "postgresql+psycopg"
@@ -64,6 +66,28 @@ def create_database_engine(url: str, *, application_name: str, connections_max: 
     # First of all: SQLAlchemy's own questions already fail where text comes as bytes.
     event.listen(engine.sync_engine, "connect", _require_utf8, insert=True)
     return engine
+
+
+def is_outage(error: DBAPIError | PoolTimeoutError | psycopg.Error) -> bool:
+    """Whether an error says that the database cannot answer now; one without our tables is still being set up."""
+    return isinstance(error, DATABASE_OUTAGES) or isinstance(getattr(error, "orig", None), UndefinedTable)
+
+
+@asynccontextmanager
+async def archive_reading(engine: AsyncEngine, consequence: str) -> AsyncIterator[AsyncConnection]:
+    """As :func:`reading`, for the event store's second copy.
+
+    Raises:
+        StoreUnavailableError: the database cannot answer now; ``consequence`` says what cannot be known.
+    """
+    try:
+        async with reading(engine) as connection:
+            yield connection
+    except (DBAPIError, PoolTimeoutError, psycopg.Error) as error:
+        if not is_outage(error):
+            raise
+        problem = str(error).partition("\n")[0]
+        raise StoreUnavailableError(f"{consequence} without PostgreSQL, which does not answer: {problem}") from error
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore.errors import PositionMissingError, StoreUnavailableError
+from eventstore.errors import ForkError, PositionMissingError, StoreUnavailableError
 from eventstore.ids import event_id
 from eventstore.store import EventStore, StoredCommit
 from projections import rows
@@ -68,6 +68,8 @@ class Projector:
         engine: on a database with this code's schema; disposed of by the caller.
         sleep: waits between attempts while a server is down.
         batch_commits_max: commits in one transaction, at least one for each partition.
+        on_fork: called when the log does not hold what was projected last, after which reading must not find that
+            again; None: :meth:`run` raises it.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Projector:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         batch_commits_max: int = BATCH_COMMITS_MAX,
+        on_fork: Callable[[ForkError], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
         self._sleep = sleep
         self._limit = max(1, batch_commits_max // store.partitions)
         self._retry_seconds = RETRY_SECONDS_MIN
+        self._on_fork = on_fork
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Project until ``stopping`` is set. While a server is down, wait and try again, for as long as it takes.
@@ -94,6 +98,10 @@ class Projector:
         while not stopping.is_set():
             try:
                 await self._follow(stopping)
+            except ForkError as fork:
+                if self._on_fork is None:
+                    raise
+                await self._on_fork(fork)
             except (*DATABASE_OUTAGES, StoreUnavailableError) as error:
                 problem = str(error).partition("\n")[0]
                 log.warning("projector_outage", extra={"problem": problem, "retry_seconds": self._retry_seconds})

@@ -243,7 +243,10 @@ class Epochs:
         """Restore the duties of the streams that only Redis has the last events of."""
         while page := await self._hot.read_log({partition: after}, COMMITS_AT_ONCE):
             for stream in dict.fromkeys(commit.stream for commit in page):
-                duties = self._obligations.duties(stream, await self._held(stream))
+                held = await self._held(stream)
+                if not held:
+                    raise PartitionForkedError(partition, f"Redis has {stream} in its log, and not the stream itself")
+                duties = self._obligations.duties(stream, held)
                 await self._hot.restore(partition, [Restored(stream=stream, duties=duties)])
             after = page[-1].end
 
@@ -291,8 +294,9 @@ def _require_newest(record: PartitionRecord, known: int, last: str) -> None:
     found = record.found
     if record.is_open and record.epoch < known and found != last:
         raise StoreUnavailableError(
-            f"the server of partition {record.partition} was replaced: it is in epoch {record.epoch}, but epoch {known} "
-            "was opened on another one; correct REDIS_URL, or set a greater ORDERTAPE_STORE_EPOCH in every process"
+            f"the server of partition {record.partition} was replaced: it is in epoch {record.epoch}, but epoch "
+            f"{known} was opened on another one; correct REDIS_URL, or set a greater ORDERTAPE_STORE_EPOCH in every "
+            "process"
         )
     numbers = [text.removeprefix(SETTING) for text in (found, last)]
     if not last.startswith(SETTING) or (found.startswith(SETTING) and int(numbers[0]) >= int(numbers[1])):
@@ -308,7 +312,8 @@ async def _store_id(connection: AsyncConnection, record: PartitionRecord) -> str
     store_id = str((await connection.execute(text("SELECT store_id FROM store"))).scalar_one())
     if record.store_id not in ("", store_id):
         raise StoreMismatchError(
-            f"PostgreSQL belongs to event store {store_id}, Redis to {record.store_id}: correct REDIS_URL or DATABASE_URL"
+            f"PostgreSQL belongs to event store {store_id}, Redis to {record.store_id}: correct REDIS_URL or "
+            "DATABASE_URL"
         )
     return store_id
 

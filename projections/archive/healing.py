@@ -124,12 +124,10 @@ def require_whole(partition: int, stream: str, events: Sequence[StoredEvent]) ->
 
 
 def _fault(stream: str, version: int, event: StoredEvent, prev: str | None) -> str | None:
-    if event.version != version:
-        return f"it is missing, event {event.version} follows"
     try:
         frame = _decode(event.data)
     except msgspec.DecodeError as error:
         return f"it is not an event: {error}"
-    if (frame.order_id, frame.seq, frame.meta.hash) != (stream, version, event.hash):
-        return f"it says that it is event {event_id(frame.order_id, frame.seq)} with hash {frame.meta.hash}"
+    if (event.version, frame.order_id, frame.seq, frame.meta.hash) != (version, stream, version, event.hash):
+        return f"there is event {event_id(frame.order_id, frame.seq)} with hash {frame.meta.hash}, not {event.hash}"
     return chain_fault(event.data, (frame.meta.prev or "") if prev is None else prev)

@@ -45,7 +45,7 @@ async def open_archived(
     archived = ArchivedEventStore(hot, engine, Epochs(hot, engine, obligations), level)
     records = [await hot.partition_record(number) for number in range(hot.partitions)]
     if is_empty(records):
-        await _create(hot, engine, records, new_store_id)
+        await _create(archived, engine, records, new_store_id)
     elif not all(record.is_open for record in records):
         try:
             await open_closed(archived, engine)
@@ -109,7 +109,9 @@ async def known_store(engine: AsyncEngine) -> str:
         return await connection.scalar(select(store.c.store_id)) or ""
 
 
-async def _create(hot: HotStore, engine: AsyncEngine, records: list[PartitionRecord], new_store_id: str) -> None:
+async def _create(
+    archived: ArchivedEventStore, engine: AsyncEngine, records: list[PartitionRecord], new_store_id: str
+) -> None:
     try:
         await require_schema(engine)
     except SchemaError as error:
@@ -119,7 +121,11 @@ async def _create(hot: HotStore, engine: AsyncEngine, records: list[PartitionRec
             known = await _require_unknown(engine)
     else:
         known = await _require_unknown(engine)
-    store_id = known or new_store_id
+    if known:
+        # What Redis lost had positions: those that are given now need a later epoch, to be told apart.
+        await open_closed(archived, engine)
+        return
+    hot, store_id = archived.hot, new_store_id
     for record in records:
         try:
             await hot.open_epoch(record.partition, store_id, 1, LOG_START)

@@ -34,7 +34,7 @@ from eventstore.store import (
 from projections.archive import events as archive
 from projections.archive.epochs import Epochs, Opened
 from projections.archive.witness import Witness
-from projections.database import DATABASE_OUTAGES, reading
+from projections.database import archive_reading
 
 log: Final = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ class ArchivedEventStore:
         """Heal and open a partition that is closed, register one that is not yet; see :meth:`Epochs.open`."""
         return await self._epochs.open(partition)
 
+    async def report_fork(self, fork: ForkError) -> None:
+        """Close a partition whose log does not hold what PostgreSQL ends with: a person must choose between them."""
+        log.error("copies_differ", extra={"partition": fork.partition, "cursor": str(fork.cursor), "found": fork.found})
+        await self.hot.close_partition(fork.partition)
+
     async def append(self, commit: Append) -> AppendResult:
         """See :meth:`EventStore.append`."""
         level = commit.level or self.level
@@ -108,13 +113,8 @@ class ArchivedEventStore:
         key = commit.idempotency
         if key is None or commit.expected_version > 0:
             return None
-        try:
-            async with reading(self._engine) as connection:
-                found = await archive.find_key(connection, key.scope, key.key)
-        except DATABASE_OUTAGES as error:
-            raise StoreUnavailableError(
-                "whether this idempotency key was used before cannot be known without PostgreSQL"
-            ) from error
+        async with archive_reading(self._engine, "whether this idempotency key was used cannot be known") as connection:
+            found = await archive.find_key(connection, key.scope, key.key)
         # A repetition of this very append is the hot store's to answer.
         if found is None or found[0] == commit.stream:
             return None
@@ -145,26 +145,24 @@ class ArchivedEventStore:
         found = await self.hot.read_stream(stream, after, limit)
         if found or (after > 0 and await self.hot.read_stream(stream, 0, 1)):
             return found
-        try:
-            async with reading(self._engine) as connection:
-                return await archive.read_stream(connection, stream, after, limit)
-        except DATABASE_OUTAGES as error:
-            raise StoreUnavailableError(f"{stream} is not in Redis, and PostgreSQL does not answer") from error
+        async with archive_reading(self._engine, f"{stream} is not in Redis, and cannot be read") as connection:
+            return await archive.read_stream(connection, stream, after, limit)
 
     async def read_log(
         self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
     ) -> Sequence[StoredCommit]:
         """See :meth:`EventStore.read_log`. A forked partition yields nothing, unless it is the only one asked for."""
-        wanted = self._unforked(after)
-        try:
-            return await self.hot.read_log(wanted, limit, wait_seconds)
-        except TruncatedError as error:
-            return await self._read_archive(error.partition, wanted[error.partition], limit, error)
-        except ForkError as error:
-            await self._recover(error.partition, error)
-        except EpochStaleError as error:
-            await self._recover(error.partition, None)
-        return await self.hot.read_log(self._unforked(after), limit)
+        # A loss strikes every partition, and each is healed when it is met; then what was healed is read.
+        for _ in range(2 * self.partitions + 1):
+            wanted = self._unforked(after)
+            try:
+                return await self.hot.read_log(wanted, limit, wait_seconds)
+            except TruncatedError as error:
+                return await self._read_archive(error.partition, wanted[error.partition], limit, error)
+            except ForkError as error:
+                await self._recover(error.partition, error)
+            wait_seconds = 0
+        raise StoreUnavailableError("partitions are lost faster than they are healed")
 
     def _unforked(self, after: Mapping[int, Cursor]) -> dict[int, Cursor]:
         now = asyncio.get_running_loop().time()
@@ -174,10 +172,10 @@ class ArchivedEventStore:
             raise next(iter(forked.values()))
         return wanted
 
-    async def _recover(self, partition: int, fork: ForkError | None) -> None:
+    async def _recover(self, partition: int, fork: ForkError) -> None:
         """Heal a closed partition; of an open one, a reader's fork is the truth, and raised."""
         record = await self.hot.partition_record(partition)
-        if record.is_open and fork is not None:
+        if record.is_open:
             raise fork
         try:
             await self._epochs.open(partition)
@@ -189,17 +187,14 @@ class ArchivedEventStore:
     async def _read_archive(
         self, partition: int, cursor: Cursor, limit: int, truncated: TruncatedError
     ) -> Sequence[StoredCommit]:
-        try:
-            async with reading(self._engine) as connection:
-                if cursor.anchor:
-                    found = await archive.cursor_at(connection, partition, cursor.position)
-                    if found is None:
-                        raise truncated
-                    if found != cursor:
-                        raise ForkError(partition, cursor, found.anchor)
-                commits = await archive.read_log(connection, partition, cursor.position, limit)
-        except DATABASE_OUTAGES as error:
-            raise StoreUnavailableError(f"{truncated}, and PostgreSQL does not answer") from error
+        async with archive_reading(self._engine, f"{truncated}, and cannot be read") as connection:
+            if cursor.anchor:
+                found = await archive.cursor_at(connection, partition, cursor.position)
+                if found is None:
+                    raise truncated
+                if found != cursor:
+                    raise ForkError(partition, cursor, found.anchor)
+            commits = await archive.read_log(connection, partition, cursor.position, limit)
         if not commits or commits[0].position - len(commits[0].events) > cursor.position:
             raise truncated
         return commits

@@ -6,8 +6,9 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from eventstore.errors import StoreUnavailableError
 from projections.archive import events
-from projections.database import DATABASE_OUTAGES, reading
+from projections.database import archive_reading
 
 POLL_SECONDS: Final = 0.01
 OUTAGE_SECONDS: Final = 0.2
@@ -60,9 +61,9 @@ class Witness:
         """Tell those whose events are there; return how long to wait before the next look."""
         wanted = list(self._waiting)
         try:
-            async with reading(self._engine) as connection:
+            async with archive_reading(self._engine, "what is archived cannot be known") as connection:
                 found = await events.hashes(connection, [(stream, version) for stream, version, _ in wanted])
-        except DATABASE_OUTAGES:
+        except StoreUnavailableError:
             return OUTAGE_SECONDS
         for event in wanted:
             if found.get(event[:2]) == event[2]:

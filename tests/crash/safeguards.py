@@ -1,0 +1,192 @@
+"""The safeguards of the event store: where each one is, how it is taken out, and the test that then fails."""
+
+from typing import Final
+
+from msgspec import Struct
+
+_APPEND: Final = "eventstore/redis/lua/append.lua"
+_CONFIRM: Final = "eventstore/redis/lua/confirm.lua"
+_RESTORE: Final = "eventstore/redis/lua/restore.lua"
+_REMOVE: Final = "eventstore/redis/lua/remove.lua"
+_LOG: Final = "eventstore/redis/log.py"
+_SENDER: Final = "eventstore/redis/wire/sender.py"
+_PROJECTOR: Final = "projections/projector.py"
+_HERE: Final = "tests/crash/test_safeguards.py::test_"
+_FAULTS: Final = "tests/crash/test_script_faults.py::test_an_append_"
+_EXCHANGE: Final = """\
+            replies = await self.line.exchange([*commands, *waits], len(entries) + len(waits), seconds)
+            return replies[: len(entries)], replies[len(entries) :]
+"""
+
+
+class Safeguard(Struct, frozen=True):
+    """A piece of source without which a promise is broken."""
+
+    name: str
+    file: str
+    text: str
+    """Stands in the file exactly once."""
+    without: str
+    """What takes its place."""
+    check: str
+    """Id of a test that fails then."""
+
+
+SAFEGUARDS: Final = [
+    Safeguard(
+        "version check",
+        _APPEND,
+        "if version ~= expected or hash ~= ARGV[3] then",
+        "if hash ~= ARGV[3] then",
+        f"{_HERE}an_append_at_another_version_or_head_is_refused",
+    ),
+    Safeguard(
+        "head hash check",
+        _APPEND,
+        "if version ~= expected or hash ~= ARGV[3] then",
+        "if version ~= expected then",
+        f"{_HERE}an_append_at_another_version_or_head_is_refused",
+    ),
+    Safeguard(
+        "epoch check",
+        _APPEND,
+        "if kept[1] ~= ARGV[1] or not kept[2] or",
+        "if not kept[2] or",
+        f"{_HERE}an_append_of_another_epoch_is_refused",
+    ),
+    Safeguard(
+        "incarnation check",
+        _APPEND,
+        " or kept[3] ~= incarnation(ARGV[12]) then",
+        " then",
+        f"{_HERE}an_append_to_a_server_with_other_data_is_refused",
+    ),
+    Safeguard(
+        "touch of Duplicate",
+        _APPEND,
+        "redis.call('HINCRBY', meta, 'touches', 1)\n    local at_epoch",
+        "local at_epoch",
+        f"{_HERE}every_answer_about_an_earlier_write_is_a_write",
+    ),
+    Safeguard(
+        "touch of Existing",
+        _APPEND,
+        "redis.call('HINCRBY', meta, 'touches', 1)\n    return {'Existing'",
+        "return {'Existing'",
+        f"{_HERE}every_answer_about_an_earlier_write_is_a_write",
+    ),
+    Safeguard(
+        "touch of confirm",
+        _CONFIRM,
+        "redis.call('HINCRBY', KEYS[1], 'touches', 1)\n",
+        "",
+        f"{_HERE}every_answer_about_an_earlier_write_is_a_write",
+    ),
+    Safeguard(
+        "age check of new streams",
+        _APPEND,
+        "> tonumber(ARGV[14]) then return {'Expired'} end",
+        "> tonumber(ARGV[14]) then local _ end",
+        f"{_HERE}a_stream_whose_id_is_old_is_not_begun",
+    ),
+    Safeguard(
+        "task acknowledgement in the append",
+        _APPEND,
+        "  redis.call('XACK', tasks, 'workers', ARGV[7])\n  redis.call('XDEL', tasks, ARGV[7])\n",
+        "",
+        f"{_HERE}a_task_ends_with_the_append_that_finishes_it",
+    ),
+    Safeguard(
+        "numbers given out once",
+        _APPEND,
+        "return {'StreamMismatch', facts[i + 1]}",
+        "break",
+        f"{_FAULTS}to_a_stream_whose_events_were_all_deleted_changes_nothing",
+    ),
+    Safeguard(
+        "permissions before the first write",
+        _APPEND,
+        "if not permitted then",
+        "if false then",
+        f"{_FAULTS}by_a_user_without_its_channel_changes_nothing",
+    ),
+    Safeguard(
+        "dense assertion of readers",
+        _LOG,
+        "            await self._require_dense(after[number], read)\n",
+        "",
+        f"{_HERE}a_hole_in_the_log_stops_its_reader",
+    ),
+    Safeguard(
+        "anchor check of readers",
+        _LOG,
+        "        if anchor != cursor.anchor:\n",
+        "        if False:\n",
+        f"{_HERE}a_reader_that_saw_another_event_at_its_place_is_told",
+    ),
+    Safeguard(
+        "WAIT on the connection of the write, after it",
+        _SENDER,
+        _EXCHANGE,
+        """            said = await self.line.exchange(waits, len(waits), seconds) if waits else []
+            return await self.line.exchange(commands, len(commands), seconds), said
+""",
+        f"{_HERE}an_append_that_no_replica_has_is_not_called_replicated",
+    ),
+    Safeguard(
+        "comparison of the level reached",
+        "eventstore/redis/store.py",
+        "        if reached < level:\n            raise LevelNotReachedError(commit.commit_id, level, reached)\n",
+        "",
+        f"{_HERE}an_append_that_no_replica_has_is_not_called_replicated",
+    ),
+    Safeguard(
+        "seam of the log in restore",
+        _RESTORE,
+        "then return {'Seam', 'log', head[1][1]} end",
+        "then local _ end",
+        f"{_HERE}nothing_is_restored_where_it_does_not_continue",
+    ),
+    Safeguard(
+        "seam of the stream in restore",
+        _RESTORE,
+        "if second(ARGV[first_event]) ~= version + 1 or ARGV[2] ~= hash then",
+        "if false then",
+        f"{_HERE}nothing_is_restored_where_it_does_not_continue",
+    ),
+    Safeguard(
+        "closed partition in restore",
+        _RESTORE,
+        "if kept[1] and kept[2] == incarnation(ARGV[1]) then return {'Open'} end",
+        "",
+        f"{_HERE}nothing_is_restored_into_an_open_partition",
+    ),
+    Safeguard(
+        "head check of remove",
+        _REMOVE,
+        "~= ARGV[2] or head[1][2][4] ~= ARGV[3] then return 0 end",
+        "~= ARGV[2] or head[1][2][4] ~= ARGV[3] then local _ end",
+        f"{_HERE}a_stream_that_is_not_what_the_archive_has_is_not_removed",
+    ),
+    Safeguard(
+        "checkpoint lock of projectors",
+        _PROJECTOR,
+        "if any(assumed[number] != checkpoint for number, checkpoint in locked.items()) or _is_fenced(",
+        "if _is_fenced(",
+        "tests/integration/test_projector.py::test_a_batch_that_another_projector_applied_first_changes_nothing",
+    ),
+    Safeguard(
+        "fence of projectors",
+        _PROJECTOR,
+        "epoch < later and position > end",
+        "epoch < later and position > end and False",
+        "tests/integration/test_epochs.py::test_what_was_read_from_a_lost_server_is_not_projected",
+    ),
+    Safeguard(
+        "hashes of the archive before healing",
+        "projections/archive/healing.py",
+        "        if fault is not None:\n",
+        "        if False:\n",
+        "tests/integration/test_healing.py::test_a_damaged_archive_restores_nothing",
+    ),
+]
