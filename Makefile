@@ -38,7 +38,8 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure orders per second, as JSON lines
+bench: $(READY) ## Measure appends and orders per second, as JSON lines
+	@$(BIN)/python -m tests.benchmarks.appends
 	@$(BIN)/python -m tests.benchmarks.orders
 
 soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (a good hour)

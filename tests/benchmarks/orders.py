@@ -108,7 +108,7 @@ def figures(
     return {
         "bench": "orders",
         "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "orders": orders,
         "sockets": options.sockets,
         "in_flight_per_socket": options.in_flight,
@@ -147,6 +147,11 @@ def part(line: list[str]) -> str | None:
     if line and "valkey" in line[0]:
         return "valkey"
     return "postgres" if line and "postgres" in line[0] else None
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def commit() -> str:
