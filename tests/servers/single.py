@@ -95,7 +95,7 @@ class RedisServer:
                 stderr=log,
                 start_new_session=True,
             )
-        self._process, self._guard = process, _guard(process.pid)
+        self._process, self._guard = process, guard(process.pid)
         wait_until(lambda: process.poll() is not None or self.answers(), START_SECONDS_MAX)
         if process.returncode is not None:
             self.kill()
@@ -216,7 +216,7 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _guard(pid: int) -> subprocess.Popen[bytes]:
+def guard(pid: int) -> subprocess.Popen[bytes]:
     """A process that kills the group of ``pid`` when this one ends in whatever way: its end of the pipe closes then."""
     script = 'read -r line || kill -s KILL -- "-$0"'
     return subprocess.Popen(["/bin/sh", "-c", script, str(pid)], stdin=subprocess.PIPE, start_new_session=True)
