@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.application import Services, create_application
@@ -28,8 +27,6 @@ from app.execution.submission import Chain, Submission
 from app.execution.worker import Worker, WorkerSettings
 from app.orders.lifecycle import TERMINAL
 from app.settings import Settings
-from eventstore.hot import HotStore
-from eventstore.levels import FSYNC, WITNESSED, Level
 from eventstore.redis.connection import Pipeline
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
@@ -116,17 +113,6 @@ async def attach_store(settings: Settings, servers: Servers, database: AsyncEngi
     return store
 
 
-async def intent_level(settings: Settings, store: HotStore) -> Level:
-    """Return what a recorded intent must be worth before its swap is sent.
-
-    Where one server owns the data and flushes every write, its disk suffices; where another server may be promoted
-    over it, or nothing is flushed, PostgreSQL must have the intent, or a loss would let the swap be signed again.
-    """
-    if settings.intent_level is not None:
-        return settings.intent_level
-    return FSYNC if await store.keeps_what_it_flushed() else WITNESSED
-
-
 def open_database(servers: Servers, role: str) -> AsyncEngine:
     """Return an engine for the servers' database. Dispose of it at the end."""
     if servers.database_url is None:
@@ -182,9 +168,7 @@ def build_worker(
 ) -> Worker:
     """Return a worker on ``store`` and ``chain``.
 
-    ``profile`` replaces the one that the settings name; ``reach`` is told each crash point that execution passes.
-    Settings without an intent level mean the acknowledgement level.
-    """
+    ``profile`` replaces the one that the settings name; ``reach`` is told each crash point that execution passes."""
     speed_ppm = settings.speed_ppm
     poll_seconds = max(POLL_SECONDS_MIN, POLL_SECONDS * _MILLION / speed_ppm if speed_ppm else 0)
     submission = Submission(
@@ -213,7 +197,7 @@ def build_worker(
             speed_ppm=speed_ppm,
             quote_timeout_ms=settings.quote_timeout_ms,
             task_ms=settings.task_ms,
-            intent_level=settings.intent_level or settings.ack_level,
+            intent_level=settings.intent,
         ),
         reach=reach,
     )
@@ -230,7 +214,6 @@ async def run_worker(settings: Settings, servers: Servers, stopping: asyncio.Eve
     async with opened(settings, servers, "worker") as (store, _):
         chain, chain_connection = open_chain(settings, servers.redis_url)
         try:
-            settings = replace(settings, intent_level=await intent_level(settings, store.hot))
             await build_worker(settings, store, chain, SystemClock()).run(stopping)
         finally:
             await chain_connection.close()

@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from msgspec import Struct
 
 from eventstore.errors import BadLevelError
-from eventstore.levels import FSYNC, Level
+from eventstore.levels import FSYNC, WITNESSED, Level
 from eventstore.store import NEW_STREAM_SECONDS_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ack_level: Level = FSYNC
     """What an acknowledgement is worth; see docs/guarantees.md."""
     intent_level: Level | None = None
-    """What a recorded intent is worth before its swap is sent; None: what the servers' arrangement demands."""
+    """What a recorded intent is worth before its swap is sent; None: see :attr:`intent`."""
     store_epoch: int | None = None
     """Names the servers' data where a managed Redis hides its own identity; greater after each possible loss."""
     host: str = "127.0.0.1"
@@ -59,6 +59,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_window: int = 100_000
     """Positions of each partition's log that stay in Redis behind its end."""
     log_level: LogLevel = "info"
+
+    @property
+    def intent(self) -> Level:
+        """What a recorded intent must be worth before its swap is sent.
+
+        Where nothing can be promoted over the one server that flushes every write, its disk suffices. Of a configured
+        server nobody can tell whether a replica that is away now will be promoted later: then PostgreSQL must have
+        the intent, or a loss would let the swap be signed again.
+        """
+        return self.intent_level or (FSYNC if self.redis_url is None else WITNESSED)
 
 
 DEFAULTS: Final = Settings()

@@ -93,10 +93,6 @@ class HotStore(EventStore, Protocol):
         """Take no append until an epoch is opened: the copies differ."""
         ...
 
-    async def keeps_what_it_flushed(self) -> bool:
-        """Return whether ``fsync`` is for ever: every reply is flushed, and no server can be promoted over this one."""
-        ...
-
     async def now_ms(self, partition: int) -> int:
         """Return the clock of the partition's server, in milliseconds since 1970."""
         ...

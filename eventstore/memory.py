@@ -216,10 +216,6 @@ class MemoryEventStore:
         """See :meth:`HotStore.close_partition`."""
         self._parts[partition].incarnation = ""
 
-    async def keeps_what_it_flushed(self) -> bool:
-        """See :meth:`HotStore.keeps_what_it_flushed`."""
-        return False
-
     async def now_ms(self, partition: int) -> int:
         """See :meth:`HotStore.now_ms`."""
         return self._now_us() // 1000

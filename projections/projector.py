@@ -33,6 +33,8 @@ WAIT_SECONDS: Final = 0.5
 
 GATHER_SECONDS: Final = 0.02
 """Pause after a batch: the first event of a quiet log is projected at once, those of a busy one in larger batches."""
+IN_VAIN_MAX: Final = 3
+"""Batches in a row that nobody else projected and that must not be: then this reader's server is the wrong one."""
 RETRY_SECONDS_MIN: Final = 0.1
 RETRY_SECONDS_MAX: Final = 5.0
 
@@ -87,6 +89,7 @@ class Projector:
         self._limit = max(1, batch_commits_max // store.partitions)
         self._retry_seconds = RETRY_SECONDS_MIN
         self._on_fork = on_fork
+        self._in_vain = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Project until ``stopping`` is set. While a server is down, wait and try again, for as long as it takes.
@@ -144,9 +147,13 @@ class Projector:
         """Project ``commits``, bring ``checkpoints`` up to date, and return the number of events projected."""
         match await self._project(_batch(commits, checkpoints), checkpoints):
             case Projected(events, ends):
+                self._in_vain = 0
                 checkpoints.update(ends)
                 return events
+            case Overtaken(found) if found == checkpoints and self._in_vain == IN_VAIN_MAX:
+                raise StoreUnavailableError("the log is read from a server that has been replaced")
             case Overtaken(found):
+                self._in_vain += 1
                 moved = {n: [checkpoints[n].position, at.position] for n, at in found.items() if at != checkpoints[n]}
                 log.info("projector_overtaken", extra={"moved": moved})
                 checkpoints.update(found)

@@ -46,7 +46,11 @@ class Services(Struct, frozen=True, kw_only=True):
 
 
 def create_application(services: Services) -> Starlette:
-    """Return the application; it starts working in its lifespan. ``state.sessions`` are its :class:`Sessions`."""
+    """Return the application; it starts working in its lifespan.
+
+    ``state.sessions`` are its :class:`Sessions`; ``state.failed`` is set when it can do its work no longer: end it.
+    """
+    failed = asyncio.Event()
     ring = Ring(frames_max=services.ring_frames_max, characters_max=services.ring_characters_max)
     tailer = Tailer(services.store, ring, services.clock)
     intake = Intake(services.streams)
@@ -64,7 +68,7 @@ def create_application(services: Services) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await tailer.start()
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(_follow(tailer, sessions))
+            following = tasks.create_task(_follow(tailer, sessions, failed))
             yield
             following.cancel()
         await intake.close()
@@ -81,10 +85,11 @@ def create_application(services: Services) -> Starlette:
         lifespan=lifespan,
     )
     application.state.sessions = sessions
+    application.state.failed = failed
     return application
 
 
-async def _follow(tailer: Tailer, sessions: Sessions) -> None:
+async def _follow(tailer: Tailer, sessions: Sessions, failed: asyncio.Event) -> None:
     try:
         while True:
             try:
@@ -96,6 +101,9 @@ async def _follow(tailer: Tailer, sessions: Sessions) -> None:
                 sessions.refuse(LOG_REWOUND)
                 await tailer.take_up(error)
                 sessions.welcome()
+    except Exception:
+        log.exception("tailer_failed")
+        failed.set()
     finally:
         # Whatever ended it: no subscriber may believe that silence means that nothing happens.
         sessions.refuse(LOG_LOST)

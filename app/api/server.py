@@ -71,20 +71,24 @@ class Server(uvicorn.Server):
             )
         )
         self._sessions = cast(Sessions, application.state.sessions)
+        self._failed = cast(asyncio.Event, application.state.failed)
 
     async def serve_until(self, stopping: asyncio.Event, listener: socket.socket) -> None:
         """Serve ``listener`` until ``stopping`` is set; then drain, and close it.
 
         Raises:
-            SystemExit: the application did not start; the log says why.
+            SystemExit: the application did not start, or can do its work no longer; the log says why.
         """
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(self._exit_when(stopping))
+            watching = [tasks.create_task(self._exit_when(event)) for event in (stopping, self._failed)]
             await self.serve([listener])
-            watching.cancel()
+            for task in watching:
+                task.cancel()
+        if self._failed.is_set():
+            raise SystemExit("the event log can no longer be followed: see the log")
 
-    async def _exit_when(self, stopping: asyncio.Event) -> None:
-        await stopping.wait()
+    async def _exit_when(self, event: asyncio.Event) -> None:
+        await event.wait()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -12,6 +13,7 @@ from app.clock import Clock
 from app.orders.codec import Origin, at_in, client_in, from_frame, to_frame
 from app.orders.commands import Command, PlaceOrder
 from app.orders.decide import decide
+from app.orders.errors import OrderError
 from app.orders.events import Event, OrderAccepted
 from app.orders.evolve import evolve
 from app.orders.obligations import KINDS, Obligation, obligations
@@ -207,12 +209,14 @@ class _Owed(Struct, frozen=True):
 def duties(order_id: str, events: Sequence[StoredEvent]) -> Duties:
     """Return what must exist in the store beside ``events``, which are all of an order's, and what must not.
 
-    Raises:
-        UndefinedTransitionError, UnknownEventTypeError: the stream cannot be folded.
+    A stream that cannot be folded is owed an attempt: the worker that fails at it has it parked, with the reason.
     """
-    history = [from_frame(event.data) for event in events]
     start: State = Absent()
-    state = reduce(evolve, history, start)
+    try:
+        history = [from_frame(event.data) for event in events]
+        state = reduce(evolve, history, start)
+    except (OrderError, msgspec.ValidationError):
+        return Duties(add_task="attempt")
     owed = _split(obligations(state))
     last_ms = parse_time(at_in(events[-1].data)) // 1000
     return Duties(

@@ -106,13 +106,6 @@ class RedisEventStore:
         """See :meth:`HotStore.close_partition`."""
         await self._pipeline.execute("HDEL", f"{self._keys[partition]}:meta", "incarnation")
 
-    async def keeps_what_it_flushed(self) -> bool:
-        """See :meth:`HotStore.keeps_what_it_flushed`."""
-        if not self.flushing.always or await self._pipeline.clustered():
-            return False
-        infos = await self._pipeline.each_master("INFO", "replication")
-        return all(b"connected_slaves:0" in text for _, text in infos)
-
     async def _require_partitions(self) -> None:
         for prefix in self._keys:
             found = await self._pipeline.execute("HGET", f"{prefix}:meta", "partitions")

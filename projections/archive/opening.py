@@ -31,7 +31,8 @@ async def open_archived(
 ) -> ArchivedEventStore:
     """Return the store that ``hot`` and the database at ``engine`` make, its partitions open if that is possible now.
 
-    While PostgreSQL does not answer, closed partitions stay closed, and are opened by the first append after.
+    While PostgreSQL does not answer, open partitions are used as they are; closed ones stay closed, and are opened by
+    the first append after.
 
     Args:
         hot: connected, and closed with the result.
@@ -46,11 +47,12 @@ async def open_archived(
     records = [await hot.partition_record(number) for number in range(hot.partitions)]
     if is_empty(records):
         await _create(archived, engine, records, new_store_id)
-    elif not all(record.is_open for record in records):
-        try:
-            await open_closed(archived, engine)
-        except (*DATABASE_OUTAGES, StoreUnavailableError) as error:
-            log.warning("partitions_closed", extra={"problem": str(error).partition("\n")[0]})
+        return archived
+    # Also where all are open: only the register tells that a later epoch was opened on another server.
+    try:
+        await open_closed(archived, engine)
+    except (*DATABASE_OUTAGES, StoreUnavailableError) as error:
+        log.warning("partitions_not_opened", extra={"problem": str(error).partition("\n")[0]})
     return archived
 
 

@@ -50,7 +50,7 @@ DATABASE = DatabaseFacts(
     round_trip_us=200,
 )
 RECORD = StoreRecord("s1", 2)
-WANTED = Wanted(ack_level=FSYNC, intent_level=None, partitions=2, claim_idle_ms=8_000)
+WANTED = Wanted(ack_level=FSYNC, intent_level=WITNESSED, partitions=2, claim_idle_ms=8_000)
 REDIS = RedisFacts(servers=(SERVER,), records=(RECORD, RECORD), client_retries=0, command_timeout_ms=5_000)
 FACTS = Facts(
     wanted=WANTED, redis=REDIS, database=DATABASE, orders=OrderFacts(checked=3, stuck=0, is_sample=False, parked=0)
@@ -142,14 +142,12 @@ FAULTS: list[tuple[str, Severity, Facts]] = [
     ("postgres-encoding", "fatal", with_database(encoding="LATIN1")),
     ("postgres-encoding", "fatal", replace(FACTS, database=None, database_encoding="SQL_ASCII")),
     ("postgres-fsync", "fatal", with_database(fsync="off")),
-    ("synchronous-commit", "warning", with_database(synchronous_commit="off")),
+    ("synchronous-commit", "warning", with_database(wanting(intent_level=FSYNC), synchronous_commit="off")),
     ("synchronous-commit", "fatal", with_database(wanting(ack_level=WITNESSED), synchronous_commit="off")),
     ("synchronous-commit", "fatal", with_database(wanting(intent_level=WITNESSED), synchronous_commit="off")),
-    ("synchronous-commit", "fatal", with_database(with_server(replicas=1), synchronous_commit="off")),
-    ("synchronous-commit", "fatal", with_database(with_server(is_cluster=True), synchronous_commit="off")),
     ("schema-empty", "note", with_database(schema=None)),
     ("schema-behind", "fatal", with_database(schema="0001")),
-    ("schema-unknown", "fatal", with_database(schema="0003")),
+    ("schema-unknown", "fatal", with_database(schema="9999")),
     ("tasks-parked", "warning", replace(FACTS, orders=OrderFacts(checked=3, stuck=0, is_sample=False, parked=2))),
     ("orders-stuck", "warning", replace(FACTS, orders=OrderFacts(checked=3, stuck=1, is_sample=True, parked=0))),
 ]
@@ -161,7 +159,6 @@ NO_FAULTS: list[Facts] = [
     probed(1_501),
     with_redis(with_database(store=None), records=(None, None)),
     with_server(wanting(intent_level=WITNESSED), replicas=1),
-    with_server(wanting(intent_level=None), replicas=1),
     wanting(intent_level=FSYNC),
     with_server(maxmemory=0, used_memory=1 << 40),
     with_server(skew_us=1_000_100),
@@ -224,12 +221,6 @@ def test_whatever_is_wrong_comes_with_what_mends_it() -> None:
 )
 def test_the_fix_fits_the_fault(facts: Facts, fix: str) -> None:
     assert [each.fix for each in faults(facts)] == [fix]
-
-
-def test_the_engine_witnesses_intents_where_the_server_does_not_flush_them() -> None:
-    unflushed = with_config(with_database(MEMORY_ONLY, synchronous_commit="off"), appendfsync="everysec")
-    assert ("synchronous-commit", "fatal") in told(unflushed)
-    assert ("synchronous-commit", "warning") in told(wanting(unflushed, intent_level=MEMORY))
 
 
 def test_every_master_is_judged() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import DEFAULTS, NAMES, SettingsError, load_settings
+from eventstore.levels import FSYNC, WITNESSED, replicated
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +103,10 @@ def test_speeds_are_exact(text: str, ppm: int) -> None:
 def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
     assert [name for name in NAMES if f"`{name}`" not in page] == []
+
+
+def test_an_intent_rests_on_the_disk_of_the_embedded_server_and_on_postgresql_behind_any_other() -> None:
+    assert load_settings({}).intent == FSYNC
+    assert load_settings({"REDIS_URL": "redis://h"}).intent == WITNESSED
+    assert load_settings({"REDIS_URL": "redis://h", "INTENT_LEVEL": "fsync"}).intent == FSYNC
+    assert load_settings({"INTENT_LEVEL": "replicated:2"}).intent == replicated(2)

@@ -21,15 +21,14 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """What the settings promise."""
 
     ack_level: Level
-    intent_level: Level | None
-    """None: chosen by the engine, which takes ``witnessed`` unless one server owns the data and flushes all of it."""
+    intent_level: Level
     partitions: int
     claim_idle_ms: int
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels that somebody asked for."""
-        return (self.ack_level,) if self.intent_level is None else (self.ack_level, self.intent_level)
+        """Both of them."""
+        return (self.ack_level, self.intent_level)
 
     @property
     def is_flushed(self) -> bool:
@@ -68,7 +67,7 @@ def wanted_by(settings: Settings) -> Wanted:
     """Return what ``settings`` promise."""
     return Wanted(
         ack_level=settings.ack_level,
-        intent_level=settings.intent_level,
+        intent_level=settings.intent,
         partitions=settings.partitions,
         claim_idle_ms=settings.claim_idle_ms,
     )

@@ -48,7 +48,7 @@ def _by_level(wanted: Wanted) -> Severity:
 
 
 def _or_level(wanted: Wanted) -> str:
-    intent_rests_on_it = wanted.intent_level is not None and wanted.intent_level.is_flushed
+    intent_rests_on_it = wanted.intent_level.is_flushed
     return _OR_MEMORY if wanted.is_flushed and not intent_rests_on_it else ""
 
 
@@ -119,7 +119,7 @@ def _why_not_probed(server: ServerFacts) -> str:
 def _replication(wanted: Wanted, server: ServerFacts) -> Iterator[Finding]:
     place = place_of(server)
     promotable = "a cluster" if server.is_cluster else _count(server.replicas, "replica")
-    if (server.replicas or server.is_cluster) and wanted.intent_level is not None and wanted.intent_level < WITNESSED:
+    if (server.replicas or server.is_cluster) and wanted.intent_level < WITNESSED:
         yield finding("intent-level", "fatal", place, f"{promotable}; the intent's level is {wanted.intent_level}")
     asked = max(level.replicas for level in wanted.levels)
     if asked > server.replicas:
@@ -210,18 +210,8 @@ def _postgres(facts: Facts, database: DatabaseFacts) -> Iterator[Finding]:
 
 
 def _is_witness(facts: Facts) -> bool:
-    """Return whether some level rests on a commit of PostgreSQL.
-
-    Where no level is set for intents, the engine takes the disk of a single server that flushes before each reply, and
-    else PostgreSQL.
-    """
-    chosen = facts.wanted.intent_level is None and not all(map(_owns_and_flushes, facts.redis.servers))
-    return chosen or WITNESSED in facts.wanted.levels
-
-
-def _owns_and_flushes(server: ServerFacts) -> bool:
-    flushed = (server.config.get("appendonly"), server.config.get("appendfsync")) == ("yes", "always")
-    return flushed and not server.replicas and not server.is_cluster
+    """Return whether some level rests on a commit of PostgreSQL."""
+    return WITNESSED in facts.wanted.levels
 
 
 def _schema(database: DatabaseFacts) -> Iterator[Finding]:
