@@ -58,11 +58,15 @@ class _Meta(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
-    at: str
     meta: _Meta
 
 
+class _Stamp(msgspec.Struct):
+    at: str
+
+
 _head: Final = msgspec.json.Decoder(_Head)
+_stamp: Final = msgspec.json.Decoder(_Stamp)
 _decoders: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
 
 
@@ -84,7 +88,7 @@ def client_in(data: bytes) -> str | None:
 
 def at_in(data: bytes) -> str:
     """Return when a stored frame's event happened, by its writer's clock."""
-    return _head.decode(data).at
+    return _stamp.decode(data).at
 
 
 def from_frame(data: bytes) -> Event:

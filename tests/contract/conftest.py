@@ -22,6 +22,7 @@ from tests.conftest import database
 Scenario = Callable[[EventStore], Awaitable[None]]
 RunOnStore = Callable[[Scenario], None]
 HotScenario = Callable[[HotStore], Awaitable[None]]
+RunOnHotStore = Callable[[HotScenario], None]
 
 SERVERS = {
     "redis_url": FSYNC,
@@ -73,7 +74,7 @@ def run_on_store(request: pytest.FixtureRequest) -> RunOnStore:
 
 
 @pytest.fixture(params=["memory", *SERVERS])
-def run_on_hot_store(request: pytest.FixtureRequest) -> Callable[[HotScenario], None]:
+def run_on_hot_store(request: pytest.FixtureRequest) -> RunOnHotStore:
     """Run a scenario on a fresh store of each kind that holds hot data."""
     return partial(_run, _hot(request))
 

@@ -1,17 +1,16 @@
 """What every store does for the keeper of the second copy: find what has ended, remove it, trim, discard."""
 
 import time
-from typing import cast
 
 import pytest
 
 from eventstore.errors import EpochStaleError
 from eventstore.hot import ClosedStream, HotStore
 from eventstore.ids import LOG_START
-from eventstore.store import Append, EventStore, Existing, IdempotencyKey, IndexEntry
+from eventstore.store import Append, Existing, IdempotencyKey, IndexEntry
 from tests.builders import events, first_append, keyed, stream_id
 from tests.clocks import START_US
-from tests.contract.conftest import RunOnStore
+from tests.contract.conftest import RunOnHotStore
 
 INDEX = "closed"
 
@@ -28,13 +27,12 @@ def ended(stream: str, ended_ms: int) -> Append:
     )
 
 
-def test_what_ended_before_a_time_is_found_in_that_order_and_in_pages(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
-        hot = cast(HotStore, store)
+def test_what_ended_before_a_time_is_found_in_that_order_and_in_pages(run_on_hot_store: RunOnHotStore) -> None:
+    async def test(hot: HotStore) -> None:
         streams = [stream_id() for _ in range(4)]
         partition = int(streams[0][-2:])
         for stream, ended_ms in zip(streams, (1_700_000_000_003, 1_700_000_000_001, 1_700_000_000_004, 2), strict=True):
-            await store.append(ended(stream, ended_ms))
+            await hot.append(ended(stream, ended_ms))
 
         found = await hot.ended_before(partition, INDEX, 1_700_000_000_004, 10)
 
@@ -44,26 +42,27 @@ def test_what_ended_before_a_time_is_found_in_that_order_and_in_pages(run_on_sto
         assert await hot.ended_before(partition, INDEX, 2, 10) == []
         assert await hot.ended_before(partition, "other", 2**52, 10) == []
 
-    run_on_store(test)
+    run_on_hot_store(test)
 
 
-def test_the_servers_clock_is_told_in_milliseconds(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
-        now_ms = await cast(HotStore, store).now_ms(0)
+def test_the_servers_clock_is_told_in_milliseconds(run_on_hot_store: RunOnHotStore) -> None:
+    async def test(hot: HotStore) -> None:
+        now_ms = await hot.now_ms(0)
 
         assert min(abs(now_ms - here_ms) for here_ms in (START_US // 1000, time.time_ns() // 10**6)) < 60_000
 
-    run_on_store(test)
+    run_on_hot_store(test)
 
 
-def test_an_ended_stream_leaves_with_its_record_and_its_entry_unless_it_went_on(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
-        hot = cast(HotStore, store)
+def test_an_ended_stream_leaves_with_record_and_entry_unless_it_went_on(
+    run_on_hot_store: RunOnHotStore,
+) -> None:
+    async def test(hot: HotStore) -> None:
         key = IdempotencyKey("client", "key", "f" * 32)
         first, other = stream_id(), stream_id()
         partition = int(first[-2:])
-        await store.append(keyed(first, key, "c1"))
-        await store.append(ended(other, 5))
+        await hot.append(keyed(first, key, "c1"))
+        await hot.append(ended(other, 5))
         head = events(1)[0].hash
         wrong = [ClosedStream(other, 2, head, None), ClosedStream(other, 1, "0" * 64, None)]
 
@@ -74,53 +73,53 @@ def test_an_ended_stream_leaves_with_its_record_and_its_entry_unless_it_went_on(
         assert await hot.list_streams(partition) == []
         assert await hot.ended_before(partition, INDEX, 2**52, 10) == []
         again = stream_id()
-        assert not isinstance(await store.append(keyed(again, key, "c2")), Existing)
+        assert not isinstance(await hot.append(keyed(again, key, "c2")), Existing)
 
-    run_on_store(test)
+    run_on_hot_store(test)
 
 
-def test_removing_a_stream_leaves_another_streams_idempotency_record(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
+def test_removing_a_stream_leaves_another_streams_idempotency_record(run_on_hot_store: RunOnHotStore) -> None:
+    async def test(hot: HotStore) -> None:
         key = IdempotencyKey("client", "key", "f" * 32)
         first, other = stream_id(), stream_id()
-        await store.append(keyed(first, key, "c1"))
-        await store.append(ended(other, 5))
+        await hot.append(keyed(first, key, "c1"))
+        await hot.append(ended(other, 5))
         closed = ClosedStream(other, 1, events(1)[0].hash, ("client", "key"))
 
-        await cast(HotStore, store).remove_closed(int(first[-2:]), [closed], INDEX)
+        await hot.remove_closed(int(first[-2:]), [closed], INDEX)
 
-        result = await store.append(keyed(stream_id(), key, "c2"))
+        result = await hot.append(keyed(stream_id(), key, "c2"))
         assert isinstance(result, Existing)
         assert result.stream == first
 
-    run_on_store(test)
+    run_on_hot_store(test)
 
 
-def test_trimming_keeps_the_entry_that_holds_the_position(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
-        hot = cast(HotStore, store)
+def test_trimming_keeps_the_entry_that_holds_the_position(run_on_hot_store: RunOnHotStore) -> None:
+    async def test(hot: HotStore) -> None:
         streams = [stream_id() for _ in range(4)]
         partition = int(streams[0][-2:])
         for stream in streams:
-            await store.append(first_append(stream, 2))
-        commits = await store.read_log({partition: LOG_START}, 10)
+            await hot.append(first_append(stream, 2))
+        commits = await hot.read_log({partition: LOG_START}, 10)
 
         assert await hot.trim_log(partition, commits[2].end) == 2
         assert await hot.trim_log(partition, commits[2].end) == 0
         assert await hot.log_start(partition) == 5
-        assert await store.read_log({partition: commits[2].end}, 10) == [commits[3]]
+        assert await hot.read_log({partition: commits[2].end}, 10) == [commits[3]]
 
-    run_on_store(test)
+    run_on_hot_store(test)
 
 
-def test_a_discarded_partition_is_empty_and_closed_and_the_others_are_as_they_were(run_on_store: RunOnStore) -> None:
-    async def test(store: EventStore) -> None:
-        hot = cast(HotStore, store)
+def test_a_discarded_partition_is_empty_and_closed_and_others_stay(
+    run_on_hot_store: RunOnHotStore,
+) -> None:
+    async def test(hot: HotStore) -> None:
         gone, kept = stream_id("owner"), stream_id("somebody")
         partition, other = int(gone[-2:]), int(kept[-2:])
         assert partition != other
-        await store.append(ended(gone, 5))
-        await store.append(ended(kept, 5))
+        await hot.append(ended(gone, 5))
+        await hot.append(ended(kept, 5))
 
         assert sorted(await hot.list_streams(partition)) == [gone]
         assert await hot.discard_partition(partition) > 0
@@ -130,8 +129,8 @@ def test_a_discarded_partition_is_empty_and_closed_and_the_others_are_as_they_we
         assert await hot.list_streams(partition) == []
         assert await hot.ended_before(partition, INDEX, 2**52, 10) == []
         with pytest.raises(EpochStaleError):
-            await store.append(first_append(stream_id("owner")))
+            await hot.append(first_append(stream_id("owner")))
         assert await hot.list_streams(other) == [kept]
         assert await hot.discard_partition(partition) == 0
 
-    run_on_store(test)
+    run_on_hot_store(test)

@@ -67,7 +67,7 @@ def test_every_read_gives_the_same_before_and_after_a_sweep(redis_url: str, data
     async def scenario(copies: Copies) -> None:
         chance = random.Random(seed)
         orders = []
-        for _ in range(14):
+        for _ in range(8):
             plot = [*chance.choices(FAILURES, k=chance.randrange(3)), chance.choice(STOPS)]
             copies.desk.owner = chance.choice(["owner", "somebody"])
             orders.append(await copies.desk.live(plot))

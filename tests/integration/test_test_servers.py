@@ -29,6 +29,8 @@ from tests.servers.replicas import master_with_replicas
 from tests.servers.resp import Frames
 from tests.servers.single import RedisServer, redis_server, unused_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 WAIT_SECONDS = 20
 
 
