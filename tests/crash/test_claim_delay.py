@@ -31,10 +31,10 @@ END_SECONDS = 60
 CALM = Profile(venue_error_ppm=0, venue_timeout_ppm=0, drop_ppm=0, fork_ppm=0)
 
 
-def start_worker(settings: Settings, redis_url: str) -> "subprocess.Popen[bytes]":
+def start_worker(settings: Settings, servers: Servers) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen([sys.executable, "-m", "app.cli.roles", "worker"], stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(Launch(settings, Servers(redis_url, None))) + b"\n")
+    process.stdin.write(msgspec.json.encode(Launch(settings, servers)) + b"\n")
     process.stdin.flush()
     return process
 
@@ -102,10 +102,10 @@ def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str
     assert max(lives) <= LIFE_US_MAX + DELAY_US_MAX
 
 
-def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str) -> None:
+def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str, database_url: str) -> None:
     settings = fresh()
     order_ids = [asyncio.run(place(settings, redis_url)) for _ in range(ORDERS)]
-    worker = start_worker(settings, redis_url)
+    worker = start_worker(settings, Servers(redis_url, database_url))
     asyncio.run(submitted(settings, redis_url, order_ids))
     worker.terminate()
     worker.communicate(timeout=END_SECONDS)

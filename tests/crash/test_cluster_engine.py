@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psutil
@@ -81,8 +81,13 @@ async def trading(settings: Settings) -> AsyncIterator[Traders]:
 
 def roles() -> list[psutil.Process]:
     """The processes of the engine that this test started."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "app.cli.roles" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            # Some are gone by now.
+            if "app.cli.roles" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def connections(process: psutil.Process, cluster: Cluster) -> int:
