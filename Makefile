@@ -38,8 +38,9 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure appends and orders per second, as JSON lines
+bench: $(READY) ## Measure appends and orders per second and restarts, as JSON lines
 	@$(BIN)/python -m tests.benchmarks.appends
+	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 
 soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (a good hour)

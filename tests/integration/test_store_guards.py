@@ -19,7 +19,7 @@ from eventstore.redis.connection import Pipeline
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import Append, IdempotencyKey, IndexEntry
-from tests.builders import events, first_append, stream_id
+from tests.builders import events, first_append, stream_id, with_timer
 
 
 class Guarded:
@@ -185,5 +185,16 @@ def test_a_server_that_gives_less_than_the_level_is_refused_with_the_remedy(redi
             await store.close()
         finally:
             await on.redis("CONFIG", "SET", "appendfsync", "always")
+
+    guarded(redis_url, scenario)
+
+
+def test_a_member_that_is_no_timer_holds_up_no_timer(redis_url: str) -> None:
+    async def scenario(on: Guarded) -> None:
+        await on.redis("ZADD", f"{on.prefix}:due", 1, "nonsense")
+        await on.store.append(with_timer(on.stream, 2))
+        await on.store.fire_timers(10)
+        assert [task.stream for task in await on.store.list_tasks(on.number)] == [on.stream]
+        assert await on.store.read_index(on.number, "due") == []
 
     guarded(redis_url, scenario)

@@ -7,7 +7,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do
   local space = string.find(member, ' ', 1, true)
-  redis.call('XADD', KEYS[2], '*', 'stream', string.sub(member, space + 1), 'kind', string.sub(member, 1, space - 1))
+  -- A member without one is nobody's timer; it must not hold up those behind it.
+  if space then
+    redis.call('XADD', KEYS[2], '*', 'stream', string.sub(member, space + 1), 'kind', string.sub(member, 1, space - 1))
+  end
   redis.call('ZREM', KEYS[1], member)
 end
 local following = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
