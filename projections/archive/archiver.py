@@ -15,6 +15,7 @@ from eventstore.errors import (
     BadIdError,
     DamagedEntryError,
     ForkError,
+    PartitionForkedError,
     PositionMissingError,
     StoreUnavailableError,
     TruncatedError,
@@ -103,6 +104,7 @@ class Archiver:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._store = store
         self._hot = store.hot
         self._engine = engine
         self._retention = retention
@@ -136,11 +138,21 @@ class Archiver:
         """
         removed = trimmed = 0
         for partition in range(self._hot.partitions):
-            if self._stopping.is_set() or not (await self._hot.partition_record(partition)).is_open:
+            if self._stopping.is_set() or not await self._is_open(partition):
                 continue
             removed += await self._remove_ended(partition)
             trimmed += await self._trim(partition)
         return Swept(removed, trimmed)
+
+    async def _is_open(self, partition: int) -> bool:
+        """Whether a partition may be touched; one that is closed is opened, since perhaps nobody appends to it."""
+        if (await self._hot.partition_record(partition)).is_open:
+            return True
+        try:
+            await self._store.open_partition(partition)
+        except PartitionForkedError:
+            return False
+        return True
 
     async def _remove_ended(self, partition: int) -> int:
         before_ms = await self._hot.now_ms(partition) - self._retention.archive_seconds * 1000

@@ -163,8 +163,8 @@ KINDS: Final[dict[str, Kind]] = {
     "store-incomplete": Kind(
         severities=_FATAL,
         meaning="some partitions have lost their records",
-        consequence="Redis has lost data; these partitions accept nothing until it is restored",
-        fix="restore the Redis data",
+        consequence="Redis has lost data; these partitions accept nothing until they are healed from PostgreSQL",
+        fix="start the engine, which heals them",
     ),
     "store-mixed": Kind(
         severities=_FATAL,
@@ -181,8 +181,8 @@ KINDS: Final[dict[str, Kind]] = {
     "store-lost": Kind(
         severities=_FATAL,
         meaning="PostgreSQL knows a store, and Redis has none",
-        consequence="a new store would be created, whose events this database refuses",
-        fix="correct REDIS_URL or ORDERTAPE_NAMESPACE, or restore the Redis data",
+        consequence="the engine does not start on an emptied Redis: a wrong URL looks the same",
+        fix="correct REDIS_URL or ORDERTAPE_NAMESPACE; if Redis lost everything, run `ordertape restore`",
     ),
     "postgres-version": Kind(
         severities=_NOTE,
