@@ -43,7 +43,7 @@ bench: $(READY) ## Measure appends and orders per second and restarts, as JSON l
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 
-soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (a good hour)
+soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (half an hour)
 	@$(BIN)/python -m tests.benchmarks.soak
 
 lock: $(READY) ## Resolve the dependencies anew into requirements.lock

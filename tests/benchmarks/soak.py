@@ -6,7 +6,8 @@ closed orders stay hot for 90 s, and ``--log-window`` positions of each log. Uni
 one with the verdict. Warm-up ends when the first closed orders have left and every log has been trimmed; of the samples
 after it, the median of the last quarter may be at most 1.15 times that of the second. Exit status 1 if Redis' memory
 or a process's is not flat, if a hot order of six events takes more than 6 KB, or if the run was too short to tell.
-PostgreSQL's memory is shown, not judged: its processes count pages of the shared buffers that each touched.
+PostgreSQL's memory is shown, not judged: its processes count pages of the shared buffers that each touched. So is that of
+the simulated chain, on a server of its own: a ledger forgets nothing.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from app.telemetry import set_up_logging
 from projections.archive.archiver import SWEEP_SECONDS
 from projections.archive.store import ArchivedEventStore
 from tests.benchmarks.orders import ORDER, commit, part
+from tests.servers.single import RedisServer, redis_server
 
 SAMPLE_SECONDS: Final = 10
 GROWTH_MAX: Final = 1.15
@@ -108,6 +110,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     logs_trimmed: bool
     rss: dict[str, int]
     postgres_size: int
+    chain_memory: int
 
     @property
     def warm(self) -> bool:
@@ -118,10 +121,13 @@ class Sample(Struct, frozen=True, kw_only=True):
 class Meter:
     """Takes samples of one engine."""
 
-    def __init__(self, store: ArchivedEventStore, database: AsyncEngine, redis: Any, namespace: str) -> None:
+    def __init__(
+        self, store: ArchivedEventStore, database: AsyncEngine, redis: Any, namespace: str, chain: RedisServer
+    ) -> None:
         self._store = store
         self._database = database
         self._redis = redis
+        self._chain = chain
         self._prefixes = [f"{{{namespace}:{number:02d}}}" for number in range(store.partitions)]
         self._started = time.perf_counter()
 
@@ -138,8 +144,9 @@ class Meter:
             hot_orders=sum([await self._redis.zcard(f"{prefix}:{CLOSED}") for prefix in self._prefixes]),
             log_entries=sum([await self._redis.xlen(f"{prefix}:log") for prefix in self._prefixes]),
             logs_trimmed=min(starts) > 1,
-            rss=resident(),
+            rss=resident(self._chain.pid),
             postgres_size=size,
+            chain_memory=int((await asyncio.to_thread(self._chain.command, "INFO", "memory"))["used_memory"]),
         )
 
     async def bytes_per_order(self) -> int:
@@ -156,10 +163,12 @@ class Meter:
         return round(statistics.mean(sizes)) if sizes else 0
 
 
-def resident() -> dict[str, int]:
-    """Return the resident bytes of each part of the engine below this process."""
+def resident(chain_pid: int) -> dict[str, int]:
+    """Return the resident bytes of each part of the engine below this process; the chain's server is none."""
     found: dict[str, int] = {}
     for process in psutil.Process().children(recursive=True):
+        if process.pid == chain_pid:
+            continue
         try:
             name, size = part(process.cmdline()), process.memory_info().rss
         except psutil.Error:
@@ -199,9 +208,10 @@ def verdict(options: argparse.Namespace, samples: list[Sample], bytes_per_order:
 
 async def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Run the load on a fresh engine, print samples, and return the verdict."""
-    with tempfile.TemporaryDirectory(prefix="ot-") as directory:
+    with tempfile.TemporaryDirectory(prefix="ot-") as directory, redis_server(appendonly="no") as chain:
         settings = replace(
             Settings(),
+            chain_redis_url=chain.url,
             data_dir=f"{directory}/data",
             speed_ppm=0,
             port=free_port(),
@@ -214,7 +224,7 @@ async def soak(options: argparse.Namespace) -> dict[str, Any]:
             opened(settings, servers, "bench") as (store, database),
             Redis.from_url(servers.redis_url) as client,
         ):
-            meter = Meter(store, database, client, settings.namespace)
+            meter = Meter(store, database, client, settings.namespace, chain)
             url, pace = Client(address(settings)).socket_url, Pace(options.per_second)
             share = options.orders // options.sockets
             loads = [Load(url, f"client{n}", share, options.in_flight, pace) for n in range(options.sockets)]
