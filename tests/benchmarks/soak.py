@@ -6,8 +6,8 @@ closed orders stay hot for 90 s, and ``--log-window`` positions of each log. Uni
 one with the verdict. Warm-up ends when the first closed orders have left and every log has been trimmed; of the samples
 after it, the median of the last quarter may be at most 1.15 times that of the second. Exit status 1 if Redis' memory
 or a process's is not flat, if a hot order of six events takes more than 6 KB, or if the run was too short to tell.
-PostgreSQL's memory is shown, not judged: its processes count pages of the shared buffers that each touched. So is that of
-the simulated chain, on a server of its own: a ledger forgets nothing.
+PostgreSQL's memory is shown, not judged: its processes count pages of the shared buffers that each touched. So is that
+of the simulated chain, on a server of its own: a ledger forgets nothing.
 """
 
 import argparse
