@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Text, cast, func, select
+from sqlalchemy import Row, Text, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventstore.canonical import canonical
@@ -18,6 +18,11 @@ from projections.tables import order_events, orders
 _columns: Final = order_events.c
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_hashes: Final = text(
+    "SELECT order_id, version, hash "
+    "FROM unnest(CAST(:streams AS text[]), CAST(:versions AS integer[])) AS wanted (order_id, version) "
+    "JOIN order_events USING (order_id, version)"
+)
 _selected: Final = (
     _columns.order_id,
     _columns.version,
@@ -90,11 +95,8 @@ async def cursor_at(connection: AsyncConnection, partition: int, position: int) 
 
 async def hashes(connection: AsyncConnection, events: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
     """Return the hash of each of ``events``, (stream, version), that is archived."""
-    query = select(_columns.order_id, _columns.version, _columns.hash).where(
-        _columns.order_id == func.any([stream for stream, _ in events])
-    )
-    found = {(row[0], row[1]): row[2] for row in await connection.execute(query)}
-    return {event: found[event] for event in events if event in found}
+    wanted = {"streams": [stream for stream, _ in events], "versions": [version for _, version in events]}
+    return {(row[0], row[1]): row[2] for row in await connection.execute(_hashes, wanted)}
 
 
 async def find_key(connection: AsyncConnection, scope: str, key: str) -> tuple[str, str] | None:

@@ -28,6 +28,7 @@ from app.client import Client
 from app.main import opened
 from app.settings import Settings
 from app.telemetry import set_up_logging
+from eventstore.levels import Level
 from projections.checkpoints import wait_for
 
 ORDER = {"side": "sell", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": "1.5", "slippageBps": 100}
@@ -71,7 +72,14 @@ class Load:
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run one load on a fresh engine and return its figures."""
     with tempfile.TemporaryDirectory(prefix="ot-") as directory:
-        settings = replace(Settings(), data_dir=f"{directory}/data", speed_ppm=0, port=free_port(), log_level="warning")
+        settings = replace(
+            Settings(),
+            data_dir=f"{directory}/data",
+            speed_ppm=0,
+            port=free_port(),
+            log_level="warning",
+            intent_level=Level.parse(options.intent_level),
+        )
         async with engine(settings) as servers:
             url = Client(address(settings)).socket_url
             before = cpu_seconds()
@@ -113,6 +121,7 @@ def figures(
         "sockets": options.sockets,
         "in_flight_per_socket": options.in_flight,
         "appendfsync": "always",
+        "intent_level": options.intent_level,
         "outcomes": outcomes,
         "confirmed_per_second": round(orders / (confirmed - started), 1),
         "projected_per_second": round(orders / (projected - started), 1),
@@ -167,6 +176,7 @@ def main() -> None:
     parser.add_argument("--sockets", type=int, default=100)
     parser.add_argument("--in-flight", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--intent-level", default="fsync", help="witnessed: as behind a configured Redis")
     options = parser.parse_args()
     set_up_logging("error")
     for _ in range(options.runs):

@@ -191,8 +191,12 @@ def test_another_stores_read_model_and_lost_records_are_found(redis_url: str, da
         await bench.redis.delete(f"{{{bench.namespace}:02}}:meta")
         told = [each.id for each in await examined(settings, redis_url, database_url) if each.severity == "fatal"]
         assert told == ["store-incomplete"]
-        # A start restores from PostgreSQL what Redis lost.
+        # A start heals from PostgreSQL what Redis lost, but for all of it: a wrong URL looks the same.
         assert await fatal_findings(settings, servers) == []
+        for number in range(4):
+            await bench.redis.delete(f"{{{bench.namespace}:{number:02}}}:meta")
+        assert [each.id for each in await fatal_findings(settings, servers)] == ["store-lost"]
+        await bench.redis.hset(f"{{{bench.namespace}:00}}:meta", mapping={"store": bench.namespace, "partitions": 4})
         execute(database_url, "UPDATE store SET store_id = 'another'")
         assert [each.id for each in await fatal_findings(settings, servers)] == ["store-id"]
 

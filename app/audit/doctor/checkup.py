@@ -24,8 +24,8 @@ from projections.schema.inspection import open_orders
 
 ORDERS_MAX: Final = 10_000
 """Most open orders that one examination looks at."""
-MENDED_BY_STARTING: Final = frozenset({"schema-behind", "store-incomplete", "store-lost"})
-"""A start migrates the schema, and restores from PostgreSQL what Redis lost."""
+MENDED_BY_STARTING: Final = frozenset({"schema-behind", "store-incomplete"})
+"""A start migrates the schema, and heals partitions; an empty Redis it refuses, since a wrong URL looks the same."""
 
 
 async def examine_all(settings: Settings, servers: Servers) -> list[Finding]:
