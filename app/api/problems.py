@@ -14,6 +14,7 @@ from eventstore.errors import (
     EpochStaleError,
     EventStoreError,
     IdempotencyConflictError,
+    LevelUnavailableError,
     OutcomeUnknownError,
     StoreUnavailableError,
 )
@@ -133,7 +134,7 @@ def store_problem(error: EventStoreError, order_id: str) -> ProblemError:
                 f"or look at /api/orders/{order_id}",
                 orderId=order_id,
             )
-        case StoreUnavailableError() | EpochStaleError():
+        case StoreUnavailableError() | EpochStaleError() | LevelUnavailableError():
             return unavailable("the order was not accepted: repeat it with the same idempotency key")
         case _:
             raise error

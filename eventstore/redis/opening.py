@@ -72,6 +72,11 @@ class Flushing(Struct, frozen=True):
         return replicated(min(replicas, 9))
 
 
+def probe_key(settings: StoreSettings) -> str:
+    """Return the key that may be written to try a server out."""
+    return f"{settings.key_prefix(0)}:probe"
+
+
 async def flushing_of(pipeline: Pipeline, level: Level, key: str) -> Flushing:
     """Return how the servers flush, as each of them says.
 

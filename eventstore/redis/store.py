@@ -24,7 +24,7 @@ from eventstore.redis import keeping
 from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import append_arguments, fields_of, stored_event
 from eventstore.redis.log import Logs
-from eventstore.redis.opening import Flushing, StoreSettings, flushing_of
+from eventstore.redis.opening import Flushing, StoreSettings, flushing_of, probe_key
 from eventstore.redis.scripts import APPEND, CONFIRM, Script
 from eventstore.redis.tasks import Tasks
 from eventstore.store import (
@@ -53,11 +53,12 @@ class RedisEventStore:
         self.partitions: Final = settings.partitions
         self.store_id = ""
         self.level: Final = settings.level
-        self.flushing: Final = flushing
+        self.flushing = flushing
         self._epochs = [0] * settings.partitions
         self._found = [""] * settings.partitions
         self._keys = [settings.key_prefix(number) for number in range(settings.partitions)]
         self._fixed = settings.incarnation or ""
+        self._probe = probe_key(settings)
         self._pipeline = pipeline
         self._tasks = Tasks(pipeline, self._keys)
         self._logs = Logs(pipeline, self._keys)
@@ -82,7 +83,7 @@ class RedisEventStore:
         pipeline = Pipeline(url)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(pipeline.close)
-            flushing = await flushing_of(pipeline, settings.level, f"{settings.key_prefix(0)}:probe")
+            flushing = await flushing_of(pipeline, settings.level, probe_key(settings))
             flushing.durability(settings.level)
             store = cls(pipeline, settings, flushing)
             await store._adopt(new_store_id)
@@ -283,6 +284,9 @@ class RedisEventStore:
         """See :meth:`HotStore.partition_record`."""
         record = await keeping.read_record(self._pipeline, self._keys[partition], partition, self._fixed)
         self._epochs[partition] = record.epoch
+        if self._found[partition] not in ("", record.found):
+            # Another server, or the same with another configuration: what it was able to give says nothing of it.
+            self.flushing = await flushing_of(self._pipeline, self.level, self._probe)
         self._found[partition] = record.found
         self._logs.doubt(partition)
         self.store_id = self.store_id or record.store_id

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventstore.errors import LevelNotReachedError, LevelUnavailableError
+from eventstore.ids import partition_in
 from eventstore.levels import FSYNC, MEMORY, WITNESSED, Level, replicated
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
@@ -90,5 +91,24 @@ def test_a_server_that_flushes_each_second_is_asked_to_flush_if_its_answer_can_b
                 assert appended.level == FSYNC
                 plain = first_append(stream_id())
                 assert (await store.append(replace(plain, level=MEMORY))).level == MEMORY
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_comes_back_flushing_less_is_not_believed_to_flush() -> None:
+    async def scenario() -> None:
+        with redis_server(appendonly="yes", appendfsync="always") as server:
+            async with opened(server.url, FSYNC) as store:
+                await store.append(first_append(stream_id()))
+                server.settings["appendfsync"] = "no"
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+                append = first_append(stream_id())
+                number = partition_in(append.stream)
+                record = await store.partition_record(number)
+                await store.open_epoch(number, "s", 2, record.end)
+                with pytest.raises(LevelUnavailableError, match="appendfsync no"):
+                    await store.append(append)
+                assert (await store.append(replace(append, level=MEMORY))).level == MEMORY
 
     asyncio.run(scenario())
