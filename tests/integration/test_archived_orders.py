@@ -23,6 +23,7 @@ from projections.database import create_database_engine
 from projections.projector import Projector
 from tests.clocks import START_US
 from tests.integration.copies import Copies, finish, on_copies, placing, retention
+from tests.integration.rewinding import until
 
 WAIT_SECONDS = 20
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -146,11 +147,13 @@ def test_the_projectors_process_archives_and_stops_when_asked(redis_url: str, da
         settings = replace(Settings(), namespace=copies.namespace, archive_seconds=0)
         stopping = asyncio.Event()
         role = asyncio.create_task(run_projector(settings, Servers(redis_url, database_url), stopping))
+
+        async def gone() -> bool:
+            assert not role.done(), role
+            return not await copies.is_hot(order)
+
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                while await copies.is_hot(order):
-                    assert not role.done(), role
-                    await asyncio.sleep(0.05)
+            await until(gone)
         finally:
             stopping.set()
             async with asyncio.timeout(WAIT_SECONDS):

@@ -2,11 +2,13 @@
 
 import asyncio
 
-from app.execution.streams import OrderStreams
+from app.execution.streams import OrderStreams, duties
 from app.orders.commands import PlaceOrder, RetryDraw, RouteAttempt, StartAttempt
+from eventstore.canonical import seal
+from eventstore.hot import Duties
 from eventstore.ids import partition_in
 from eventstore.memory import MemoryEventStore
-from eventstore.store import IndexEntry
+from eventstore.store import IndexEntry, StoredEvent
 from tests.clocks import START_US, StepClock
 
 PLACE = PlaceOrder(
@@ -51,3 +53,9 @@ def test_task_addition_and_its_end_are_part_of_the_appends_that_cause_them() -> 
         assert list(await store.read_index(partition, "due")) == [IndexEntry("due", f"attempt {order_id}", due_ms)]
 
     asyncio.run(scenario())
+
+
+def test_a_stream_that_cannot_be_folded_is_owed_an_attempt_that_shows_why() -> None:
+    newer = seal({"orderId": "o", "seq": 1, "at": "2027-01-15T08:00:00.000000Z", "meta": {"type": "Unheard"}}, "")
+    event = StoredEvent(1, 1, 1, "c", newer.hash, newer.data)
+    assert duties("o", [event]) == Duties(add_task="attempt")
