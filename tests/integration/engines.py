@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 30
 T = TypeVar("T")
 
+# A suite that a shell runs in the background hands an ignored SIGINT down to every process it starts.
 ENGINE = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from app.embedded import embedded_servers
 
@@ -36,6 +37,7 @@ async def main():
         print("ready", flush=True)
         await asyncio.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
