@@ -79,6 +79,20 @@ class StreamExpiredError(EventStoreError):
         self.stream = stream
 
 
+class QueueFullError(EventStoreError):
+    """A new stream's partition has as many unfinished tasks as the append allows; nothing was written. Try again later.
+
+    ``depth`` is how many it has, waiting ones included.
+    """
+
+    def __init__(self, partition: int, depth: int) -> None:
+        super().__init__(
+            f"partition {partition} has {depth} unfinished tasks, and takes no new stream: try again later"
+        )
+        self.partition = partition
+        self.depth = depth
+
+
 class StoreUnavailableError(EventStoreError):
     """The server cannot be reached or refuses commands (out of memory, loading, read-only). Back off and retry."""
 

@@ -11,10 +11,13 @@ from eventstore.hot import ClosedStream, PartitionRecord, Restored
 from eventstore.ids import Cursor, partition_in
 from eventstore.levels import MEMORY, Level
 from eventstore.partition import Partition
+from eventstore.rates import rate_of
 from eventstore.store import (
+    WAITING,
     Append,
     AppendResult,
     IndexEntry,
+    IndexRange,
     ParkedTask,
     PartitionStatus,
     StoredCommit,
@@ -91,6 +94,8 @@ class MemoryEventStore:
                 part.consumers[consumer] = self._now_us()
                 free = [task_id for task_id in part.tasks if task_id not in part.holders][:limit]
                 taken += [part.hand_out(task_id, consumer, self._now_us()) for task_id in free]
+                if free and part.admit():
+                    self._wake()
             return taken
 
         return await self._wait_for(take, wait_seconds)
@@ -174,6 +179,7 @@ class MemoryEventStore:
                 del timers[member]
                 kind, _, stream = member.partition(" ")
                 part.add_task(stream, kind)
+            part.admit()
         self._wake()
         scores = [score for part in self._parts for score in part.indexes.get("due", {}).values()]
         return max(0, min(scores) - now_ms) if scores else None
@@ -181,6 +187,29 @@ class MemoryEventStore:
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
         return self._parts[partition].entries(index)
+
+    async def find_entries(
+        self, partition: int, ranges: Sequence[IndexRange], limit: int
+    ) -> Sequence[Sequence[IndexEntry]]:
+        """See :meth:`EventStore.find_entries`."""
+        return [self._parts[partition].within(one)[:limit] for one in ranges]
+
+    async def count_entries(self, partition: int, indexes: Sequence[str]) -> Sequence[int]:
+        """See :meth:`EventStore.count_entries`."""
+        return [len(self._parts[partition].entries(index)) for index in indexes]
+
+    async def read_mark(self, partition: int, name: str) -> int | None:
+        """See :meth:`EventStore.read_mark`."""
+        return self._parts[partition].marks.get(name)
+
+    async def advance_mark(self, partition: int, name: str, value: int) -> None:
+        """See :meth:`EventStore.advance_mark`."""
+        marks = self._parts[partition].marks
+        marks[name] = max(value, marks.get(name, value))
+
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+        """See :meth:`EventStore.take_rate`."""
+        return self._parts[partition].take_rate(name, rate_of(count, period_ms), self._now_us())
 
     async def status(self) -> Sequence[PartitionStatus]:
         """See :meth:`EventStore.status`."""
@@ -193,6 +222,7 @@ class MemoryEventStore:
                 pending=len(part.holders),
                 timers=len(part.indexes.get("due", {})),
                 parked=len(part.parked),
+                waiting=len(part.entries(WAITING)),
             )
             for part in self._parts
         ]

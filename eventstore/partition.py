@@ -8,6 +8,7 @@ from eventstore.errors import (
     IdempotencyConflictError,
     PartitionOpenError,
     PositionMissingError,
+    QueueFullError,
     SeamError,
     StoreUnavailableError,
     StreamExpiredError,
@@ -17,14 +18,18 @@ from eventstore.errors import (
 from eventstore.hot import ClosedStream, Duties, PartitionRecord, Restored
 from eventstore.ids import LOG_START, Cursor, created_ms
 from eventstore.levels import MEMORY
+from eventstore.rates import Rate, taken
 from eventstore.store import (
+    DIRECT_MAX,
     NEW_STREAM_SECONDS_MAX,
+    WAITING,
     Append,
     Appended,
     AppendResult,
     Duplicate,
     Existing,
     IndexEntry,
+    IndexRange,
     ParkedTask,
     StoredCommit,
     StoredEvent,
@@ -53,6 +58,13 @@ class Partition:
         self.task_number = 0
         self.indexes: dict[str, dict[str, int]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
+        self.lanes: dict[str, int] = {}
+        """The turn that was given out last in each lane, while any task waits."""
+        self.turn = 0
+        """The turn of the waiting task that became free last."""
+        self.marks: dict[str, int] = {}
+        self.rates: dict[str, int] = {}
+        """How far what was taken of each rate reaches, in microseconds since 1970."""
 
     def add_task(self, stream: str, kind: str) -> None:
         """Add a task."""
@@ -65,6 +77,33 @@ class Partition:
         self.tasks.pop(task.id, None)
         self.holders.pop(task.id, None)
         self.deliveries.pop(task.id, None)
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may be free before those of new streams wait in their lanes."""
+        return DIRECT_MAX - (len(self.tasks) - len(self.holders))
+
+    def _wait_for_turn(self, lane: str, member: str) -> None:
+        if not self.indexes.get(WAITING):
+            self.lanes, self.turn = {}, 0
+        turn = max(self.turn, self.lanes.get(lane, 0)) + 1
+        self.lanes[lane] = turn
+        self.indexes.setdefault(WAITING, {})[member] = turn
+
+    def admit(self) -> bool:
+        """Let waiting tasks become free, by their turns, while there is room; return whether any did."""
+        admitted = self.entries(WAITING)[: max(0, self.room)]
+        for entry in admitted:
+            kind, _, stream = entry.member.partition(" ")
+            self.add_task(stream, kind)
+            del self.indexes[WAITING][entry.member]
+            self.turn = entry.score
+        return bool(admitted)
+
+    def take_rate(self, name: str, rate: Rate, now_us: int) -> int:
+        """See :meth:`EventStore.take_rate`."""
+        self.rates[name], wait_ms = taken(rate, self.rates.get(name, 0), now_us)
+        return wait_ms
 
     def hand_out(self, task_id: str, consumer: str, now_us: int) -> Task:
         """Let ``consumer`` hold a task."""
@@ -100,7 +139,12 @@ class Partition:
             raise WrongVersionError(commit.stream, commit.expected_version, len(stream), head_hash)
         if not stream and now_us // 1000 - created_ms(commit.stream) > NEW_STREAM_SECONDS_MAX * 1000:
             raise StreamExpiredError(commit.stream)
-        self._write(commit, now_us)
+        ahead = len(self.indexes.get(WAITING, {}))
+        depth = len(self.tasks) + ahead
+        if not stream and commit.queue_max is not None and depth >= commit.queue_max:
+            raise QueueFullError(self.number, depth)
+        waits = not stream and commit.lane is not None and (ahead > 0 or self.room <= 0)
+        self._write(commit, now_us, waits=waits)
         return Appended(commit.expected_version + len(commit.events), self.epoch, self.position, MEMORY)
 
     def _require_open(self) -> None:
@@ -135,7 +179,7 @@ class Partition:
             raise IdempotencyConflictError(stream)
         return Existing(stream, MEMORY)
 
-    def _write(self, commit: Append, now_us: int) -> None:
+    def _write(self, commit: Append, now_us: int, *, waits: bool) -> None:
         stream = self.streams.setdefault(commit.stream, [])
         for event in commit.events:
             self.position += 1
@@ -157,10 +201,12 @@ class Partition:
         )
         if commit.finish_task is not None:
             self.drop_task(commit.finish_task)
+        if waits and commit.add_task is not None:
+            self._wait_for_turn(commit.lane or "", f"{commit.add_task} {commit.stream}")
         self._oblige(
             commit.stream,
             Duties(
-                add_task=commit.add_task,
+                add_task=None if waits else commit.add_task,
                 set_entries=commit.set_entries,
                 clear_entries=commit.clear_entries,
                 idempotency=commit.idempotency,
@@ -267,6 +313,14 @@ class Partition:
         removed = len(self.log) - len(kept)
         self.log = kept
         return removed
+
+    def within(self, bounds: IndexRange) -> list[IndexEntry]:
+        """Return the entries that ``bounds`` names, lowest score first."""
+        return [
+            entry
+            for entry in self.entries(bounds.index)
+            if (bounds.low is None or entry.score >= bounds.low) and (bounds.high is None or entry.score <= bounds.high)
+        ][bounds.skip :]
 
     def entries(self, index: str) -> list[IndexEntry]:
         """Return the entries of an index, lowest score first."""

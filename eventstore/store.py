@@ -18,6 +18,12 @@ MAX_COMMIT_BYTES: Final = 256 * 1024
 ERROR_CHARACTERS_MAX: Final = 2_000
 """Longest error text of a parked task."""
 
+DIRECT_MAX: Final = 64
+"""A partition with so many tasks that no worker holds lets those of new streams wait in their lanes."""
+
+WAITING: Final = "waiting"
+"""Index of the tasks that wait for their lane's turn, in that order; members are ``<kind> <stream>``."""
+
 NEW_STREAM_SECONDS_MAX: Final = 30
 """Greatest age of the id of a stream that begins now; closed streams stay in the store for longer than that."""
 
@@ -62,6 +68,15 @@ class IndexEntry(Struct, frozen=True):
     """Below 2^53 in magnitude; for timers the due time in milliseconds since 1970."""
 
 
+class IndexRange(Struct, frozen=True):
+    """Entries of a sorted index with scores of ``low`` to ``high``, less the ``skip`` lowest ones; None: unbounded."""
+
+    index: str
+    low: int | None
+    high: int | None
+    skip: int = 0
+
+
 class IdempotencyKey(Struct, frozen=True):
     """A client's key for one request: ``scope`` is the client id, "" for an anonymous one."""
 
@@ -84,6 +99,10 @@ class Append(Struct, frozen=True, kw_only=True):
     """1 to 512, oldest first, chained to ``expected_hash``."""
     add_task: str | None = None
     """Kind of the task to add for this stream."""
+    lane: str | None = None
+    """Whose queue the task of a new stream waits in ("" for anonymous ones); None: the task is free at once."""
+    queue_max: int | None = None
+    """A new stream is refused while its partition has so many unfinished tasks, waiting ones included; None: never."""
     finish_task: Task | None = None
     """A task of the same partition to acknowledge and delete."""
     set_entries: tuple[IndexEntry, ...] = ()
@@ -183,12 +202,13 @@ class PartitionStatus(Struct, frozen=True):
     epoch: int
     position: int
     tasks: int
-    """Tasks that are not finished."""
+    """Tasks that are not finished, without those that are ``waiting`` for their lane."""
     pending: int
     """Of these, tasks held by a worker."""
     timers: int
     parked: int
     """Parked tasks, skipped ones included; these are no longer among ``tasks``."""
+    waiting: int
 
 
 class EventStore(Protocol):
@@ -221,6 +241,7 @@ class EventStore(Protocol):
             OutcomeUnknownError: time-out, lost connection, or the level was not reached in time
                 (:class:`LevelNotReachedError`). Send the same append again.
             StreamExpiredError: the id of a new stream is too old to begin one now. Take a new id.
+            QueueFullError: ``queue_max`` tasks are unfinished; nothing was written. Try again later.
             ValueError: too many or too large events.
         """
         ...
@@ -281,7 +302,7 @@ class EventStore(Protocol):
     async def list_tasks(self, partition: int) -> Sequence[Task]:
         """Return all tasks of a partition that are not finished, held or free, oldest first; nothing is taken.
 
-        Tasks that are added or finished while it reads may or may not be among them.
+        Tasks that wait for their lane are in the index :data:`WAITING`. What changes meanwhile may or may not be seen.
         """
         ...
 
@@ -341,6 +362,33 @@ class EventStore(Protocol):
 
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """Return all entries of a sorted index, lowest score first."""
+        ...
+
+    async def find_entries(
+        self, partition: int, ranges: Sequence[IndexRange], limit: int
+    ) -> Sequence[Sequence[IndexEntry]]:
+        """Return, for each range in order, at most ``limit`` entries, lowest score first; one round trip for all."""
+        ...
+
+    async def count_entries(self, partition: int, indexes: Sequence[str]) -> Sequence[int]:
+        """Return how many entries each index has, in the order asked; 0 for an unknown one. One round trip."""
+        ...
+
+    async def read_mark(self, partition: int, name: str) -> int | None:
+        """Return the greatest value that a mark was advanced to, None where it never was."""
+        ...
+
+    async def advance_mark(self, partition: int, name: str, value: int) -> None:
+        """Let a mark be ``value``, below 2^53 in magnitude. It never goes back: a smaller value changes nothing."""
+        ...
+
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+        """Take one of ``count`` per ``period_ms``, by the server's clock; ``count`` may be taken at once.
+        Returns 0 when one was taken, else the milliseconds until one will be free; a refusal takes nothing.
+
+        Raises:
+            ValueError: ``count`` is not 1 to 1000 per millisecond, or the period is not 1 ms to one day.
+        """
         ...
 
     async def status(self) -> Sequence[PartitionStatus]:

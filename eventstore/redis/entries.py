@@ -2,12 +2,26 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from eventstore.errors import DamagedEntryError
 from eventstore.hot import Restored
 from eventstore.ids import created_ms, numbers_of
-from eventstore.store import NEW_STREAM_SECONDS_MAX, Append, IdempotencyKey, IndexEntry, StoredCommit, StoredEvent, Task
+from eventstore.store import (
+    DIRECT_MAX,
+    NEW_STREAM_SECONDS_MAX,
+    WAITING,
+    Append,
+    IdempotencyKey,
+    IndexEntry,
+    StoredCommit,
+    StoredEvent,
+    Task,
+)
+
+LANES: Final = "lanes"
+"""Last part of the key of the lanes' record."""
+_UNQUEUED: Final = ("", "")
 
 
 def append_arguments(prefix: str, epoch: int, fixed: str, commit: Append) -> tuple[list[str], list[Any]]:
@@ -20,11 +34,23 @@ def append_arguments(prefix: str, epoch: int, fixed: str, commit: Append) -> tup
     args += [len(commit.events), len(commit.set_entries)]
     begun_ms = created_ms(commit.stream) if commit.expected_version == 0 else 0
     args += [fixed, begun_ms, NEW_STREAM_SECONDS_MAX * 1000]
+    queue = _queue_arguments(commit)
+    args += [*queue, DIRECT_MAX]
     for event in commit.events:
         args += [event.hash, event.data]
-    return _keys(prefix, commit.stream, indexes), args + _entry_arguments(
-        indexes, commit.set_entries, commit.clear_entries
-    )
+    keys = _keys(prefix, commit.stream, indexes)
+    if queue != _UNQUEUED:
+        keys += [f"{prefix}:{WAITING}", f"{prefix}:{LANES}"]
+    return keys, args + _entry_arguments(indexes, commit.set_entries, commit.clear_entries)
+
+
+def _queue_arguments(commit: Append) -> tuple[int | str, str]:
+    """Return the most unfinished tasks of a new stream's partition and the field of its lane; "" for none."""
+    if commit.expected_version > 0 or (commit.queue_max is None and commit.lane is None):
+        return _UNQUEUED
+    queue_max = "" if commit.queue_max is None else commit.queue_max
+    # No lane's field is that of the turn that was admitted last.
+    return queue_max, "" if commit.lane is None or commit.add_task is None else f":{commit.lane}"
 
 
 def restore_arguments(prefix: str, piece: Restored) -> tuple[list[str], list[Any]]:

@@ -24,12 +24,14 @@ def _load(*names: str) -> Script:
     return script_of("".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
 
 
-APPEND: Final = _load("incarnation.lua", "append.lua")
+ADMIT: Final = _load("permission.lua", "unheld.lua", "admission.lua", "admit.lua")
+APPEND: Final = _load("incarnation.lua", "permission.lua", "unheld.lua", "append.lua")
 DELIVERIES: Final = _load("deliveries.lua")
 DROP_CONSUMERS: Final = _load("drop_consumers.lua")
 CONFIRM: Final = _load("incarnation.lua", "confirm.lua")
 FINISH: Final = _load("finish.lua")
-FIRE: Final = _load("fire.lua")
+FIRE: Final = _load("permission.lua", "unheld.lua", "admission.lua", "fire.lua")
+RATE: Final = _load("rate.lua")
 RECORD: Final = _load("incarnation.lua", "record.lua")
 PARK: Final = _load("park.lua")
 RETRY: Final = _load("retry.lua")

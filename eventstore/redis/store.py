@@ -12,6 +12,7 @@ from eventstore.errors import (
     LevelNotReachedError,
     LevelUnavailableError,
     OutcomeUnknownError,
+    QueueFullError,
     SeamError,
     StoreMismatchError,
     StreamExpiredError,
@@ -23,17 +24,20 @@ from eventstore.levels import WITNESSED, Level
 from eventstore.redis import keeping
 from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import append_arguments, fields_of, stored_event
+from eventstore.redis.indexes import advance_mark, count_entries, find_entries, read_index, read_mark, take_rate
 from eventstore.redis.log import Logs
 from eventstore.redis.opening import Flushing, StoreSettings, flushing_of, probe_key
 from eventstore.redis.scripts import APPEND, CONFIRM, Script
 from eventstore.redis.tasks import Tasks
 from eventstore.store import (
+    WAITING,
     Append,
     Appended,
     AppendResult,
     Duplicate,
     Existing,
     IndexEntry,
+    IndexRange,
     ParkedTask,
     PartitionStatus,
     StoredCommit,
@@ -177,6 +181,8 @@ class RedisEventStore:
                 raise EpochStaleError(partition_in(commit.stream), epoch, int(at_epoch))
             case [b"Expired"]:
                 raise StreamExpiredError(commit.stream)
+            case [b"QueueFull", depth]:
+                raise QueueFullError(partition_in(commit.stream), int(depth))
             case _:
                 raise StoreMismatchError(f"the records of stream {commit.stream} are damaged: the script says {reply}")
 
@@ -252,9 +258,29 @@ class RedisEventStore:
 
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
-        found = await self._pipeline.execute("ZRANGE", f"{self._keys[partition]}:{index}", 0, -1, "WITHSCORES")
-        pairs = zip(found[::2], found[1::2], strict=True) if found and not isinstance(found[0], tuple) else found
-        return [IndexEntry(index, member.decode(), int(score)) for member, score in pairs]
+        return await read_index(self._pipeline, self._keys[partition], index)
+
+    async def find_entries(
+        self, partition: int, ranges: Sequence[IndexRange], limit: int
+    ) -> Sequence[Sequence[IndexEntry]]:
+        """See :meth:`EventStore.find_entries`."""
+        return await find_entries(self._pipeline, self._keys[partition], ranges, limit)
+
+    async def count_entries(self, partition: int, indexes: Sequence[str]) -> Sequence[int]:
+        """See :meth:`EventStore.count_entries`."""
+        return await count_entries(self._pipeline, self._keys[partition], indexes)
+
+    async def read_mark(self, partition: int, name: str) -> int | None:
+        """See :meth:`EventStore.read_mark`."""
+        return await read_mark(self._pipeline, self._keys[partition], name)
+
+    async def advance_mark(self, partition: int, name: str, value: int) -> None:
+        """See :meth:`EventStore.advance_mark`."""
+        await advance_mark(self._pipeline, self._keys[partition], name, value)
+
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+        """See :meth:`EventStore.take_rate`."""
+        return await take_rate(self._pipeline, f"{self._keys[partition]}:rate:{name}", count, period_ms)
 
     async def status(self) -> Sequence[PartitionStatus]:
         """See :meth:`EventStore.status`."""
@@ -266,8 +292,9 @@ class RedisEventStore:
             timers = await self._pipeline.execute("ZCARD", f"{prefix}:due")
             pending = sum(fields_of(group)[b"pending"] for group in groups)
             parked = await self._pipeline.execute("HLEN", f"{prefix}:parked")
+            waiting = await self._pipeline.execute("ZCARD", f"{prefix}:{WAITING}")
             statuses.append(
-                PartitionStatus(number, int(epoch or 0), int(position or 0), tasks, pending, timers, parked)
+                PartitionStatus(number, int(epoch or 0), int(position or 0), tasks, pending, timers, parked, waiting)
             )
         return statuses
 

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from eventstore.errors import DamagedEntryError
+from eventstore.errors import DamagedEntryError, StoreUnavailableError
 from eventstore.redis.connection import Pipeline, RefusedError
-from eventstore.redis.entries import fields_of, task_of
-from eventstore.redis.scripts import DELIVERIES, DROP_CONSUMERS, FINISH, FIRE, PARK, RETRY, SKIP
-from eventstore.store import ParkedTask, Task, storable_error
+from eventstore.redis.entries import LANES, fields_of, task_of
+from eventstore.redis.scripts import ADMIT, DELIVERIES, DROP_CONSUMERS, FINISH, FIRE, PARK, RETRY, SKIP
+from eventstore.store import DIRECT_MAX, WAITING, ParkedTask, Task, storable_error
 
 GROUP: Final = "workers"
 """Named in the scripts too."""
@@ -51,7 +52,18 @@ class Tasks:
             for key in streams:
                 await create_group(self._pipeline, key)
             return ()
-        return [task_of(numbers[key], entry) for key, entries in replies for entry in entries]
+        tasks = [task_of(numbers[key], entry) for key, entries in replies for entry in entries]
+        # What was given must reach the worker, whatever comes of this; the next one who looks admits as well.
+        with suppress(StoreUnavailableError):
+            await asyncio.gather(*(self._admit(number) for number in {task.partition for task in tasks}))
+        return tasks
+
+    async def _admit(self, partition: int) -> None:
+        await self._pipeline.run(ADMIT, self._queue(partition), (DIRECT_MAX,))
+
+    def _queue(self, partition: int) -> tuple[str, str, str]:
+        prefix = self._keys[partition]
+        return f"{prefix}:tasks", f"{prefix}:{WAITING}", f"{prefix}:{LANES}"
 
     async def claim(self, consumer: str, idle_ms: int, limit: int) -> Sequence[Task]:
         """See :meth:`EventStore.claim_tasks`."""
@@ -111,7 +123,8 @@ class Tasks:
     async def fire_timers(self, limit: int) -> int | None:
         """See :meth:`EventStore.fire_timers`."""
         waits = [
-            await self._pipeline.run(FIRE, (f"{prefix}:due", f"{prefix}:tasks"), (limit,)) for prefix in self._keys
+            await self._pipeline.run(FIRE, (f"{prefix}:due", *self._queue(number)), (limit, DIRECT_MAX))
+            for number, prefix in enumerate(self._keys)
         ]
         known = [int(wait) for wait in waits if wait is not None]
         return min(known) if known else None

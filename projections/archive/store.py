@@ -25,6 +25,7 @@ from eventstore.store import (
     AppendResult,
     Existing,
     IndexEntry,
+    IndexRange,
     ParkedTask,
     PartitionStatus,
     StoredCommit,
@@ -250,6 +251,28 @@ class ArchivedEventStore:
     async def read_index(self, partition: int, index: str) -> Sequence[IndexEntry]:
         """See :meth:`EventStore.read_index`."""
         return await self.hot.read_index(partition, index)
+
+    async def find_entries(
+        self, partition: int, ranges: Sequence[IndexRange], limit: int
+    ) -> Sequence[Sequence[IndexEntry]]:
+        """See :meth:`EventStore.find_entries`."""
+        return await self.hot.find_entries(partition, ranges, limit)
+
+    async def count_entries(self, partition: int, indexes: Sequence[str]) -> Sequence[int]:
+        """See :meth:`EventStore.count_entries`."""
+        return await self.hot.count_entries(partition, indexes)
+
+    async def read_mark(self, partition: int, name: str) -> int | None:
+        """See :meth:`EventStore.read_mark`."""
+        return await self.hot.read_mark(partition, name)
+
+    async def advance_mark(self, partition: int, name: str, value: int) -> None:
+        """See :meth:`EventStore.advance_mark`."""
+        await self.hot.advance_mark(partition, name, value)
+
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+        """See :meth:`EventStore.take_rate`."""
+        return await self.hot.take_rate(partition, name, count, period_ms)
 
     async def status(self) -> Sequence[PartitionStatus]:
         """See :meth:`EventStore.status`."""

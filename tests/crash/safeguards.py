@@ -6,13 +6,16 @@ from msgspec import Struct
 
 _APPEND: Final = "eventstore/redis/lua/append.lua"
 _CONFIRM: Final = "eventstore/redis/lua/confirm.lua"
+_ADMISSION: Final = "eventstore/redis/lua/admission.lua"
+_LANES: Final = "tests/contract/test_lanes.py::test_"
 _RESTORE: Final = "eventstore/redis/lua/restore.lua"
 _REMOVE: Final = "eventstore/redis/lua/remove.lua"
 _LOG: Final = "eventstore/redis/log.py"
 _SENDER: Final = "eventstore/redis/wire/sender.py"
 _PROJECTOR: Final = "projections/projector.py"
 _HERE: Final = "tests/crash/test_safeguards.py::test_"
-_FAULTS: Final = "tests/crash/test_script_faults.py::test_an_append_"
+_FAULTED: Final = "tests/crash/test_script_faults.py::test_"
+_FAULTS: Final = f"{_FAULTED}an_append_"
 _EXCHANGE: Final = """\
             replies = await self.line.exchange([*commands, *waits], len(entries) + len(waits), seconds)
             return replies[: len(entries)], replies[len(entries) :]
@@ -109,6 +112,104 @@ SAFEGUARDS: Final = [
         "if not permitted then",
         "if false then",
         f"{_FAULTS}by_a_user_without_its_channel_changes_nothing",
+    ),
+    Safeguard(
+        "limit of unfinished tasks",
+        _APPEND,
+        "if depth >= tonumber(ARGV[15]) then return {'QueueFull', depth} end",
+        "",
+        f"{_LANES}a_new_stream_is_refused_while_too_many_tasks_are_unfinished[redis_url]",
+    ),
+    Safeguard(
+        "waiting tasks in the limit",
+        _APPEND,
+        "redis.call('XLEN', tasks) + ahead",
+        "redis.call('XLEN', tasks)",
+        f"{_LANES}waiting_tasks_are_unfinished_ones[redis_url]",
+    ),
+    Safeguard(
+        "turns of lanes",
+        _APPEND,
+        "    turn = string.format('%.0f', math.max(admitted, last) + 1)",
+        "    turn = string.format('%.0f', ahead + 1)",
+        f"{_LANES}one_lanes_flood_delays_another_lanes_task_by_little[redis_url]",
+    ),
+    Safeguard(
+        "no overtaking of those that wait",
+        _APPEND,
+        "and (ahead > 0 or unheld",
+        "and (unheld",
+        f"{_LANES}whoever_comes_after_one_that_waits_waits_too_although_there_is_room[redis_url]",
+    ),
+    Safeguard(
+        "turn that was admitted last",
+        _ADMISSION,
+        "redis.call('HSET', lanes, 'admitted', admitted)",
+        "",
+        f"{_LANES}a_lane_that_begins_waits_behind_what_was_admitted_not_behind_what_waits[redis_url]",
+    ),
+    Safeguard(
+        "forgotten turns of an empty queue",
+        _APPEND,
+        "if ahead == 0 then redis.call('DEL', lanes) end",
+        "",
+        f"{_LANES}turns_of_a_queue_that_became_empty_are_forgotten[redis_url-True]",
+    ),
+    Safeguard(
+        "forgotten lanes of an empty queue",
+        _ADMISSION,
+        "    redis.call('DEL', lanes)\n",
+        "",
+        f"{_FAULTED}a_waiting_task_that_is_admitted_leaves_its_lane",
+    ),
+    Safeguard(
+        "forgotten lanes of a long queue",
+        _ADMISSION,
+        "if recorded > 2 * left + 1000 then",
+        "if false then",
+        f"{_FAULTED}lanes_whose_last_turn_has_come_are_forgotten_in_time",
+    ),
+    Safeguard(
+        "permissions before the first write of an admission",
+        _ADMISSION,
+        "and may('ZREM', waiting, 'm')",
+        "",
+        f"{_FAULTED}an_admission_by_a_user_without_one_of_its_commands_changes_nothing",
+    ),
+    Safeguard(
+        "admission by those who take tasks",
+        "eventstore/redis/tasks.py",
+        "for number in {task.partition for task in tasks}",
+        "for number in ()",
+        f"{_LANES}one_lanes_flood_delays_another_lanes_task_by_little[redis_url]",
+    ),
+    Safeguard(
+        "admission by timers",
+        "eventstore/redis/lua/fire.lua",
+        "admit(KEYS[2], KEYS[3], KEYS[4], tonumber(ARGV[2]))",
+        "",
+        f"{_LANES}timers_that_fire_let_waiting_tasks_go_that_nobody_let_go[redis_url]",
+    ),
+    Safeguard(
+        "tasks that reach their worker whatever comes of admission",
+        "eventstore/redis/tasks.py",
+        "with suppress(StoreUnavailableError):",
+        "with suppress(ValueError):",
+        "tests/integration/test_lane_keys.py::test_tasks_that_were_given_reach_a_worker_who_may_not_admit",
+    ),
+    Safeguard(
+        "marks that never go back",
+        "eventstore/redis/indexes.py",
+        '"GT", value, name)',
+        "value, name)",
+        "tests/contract/test_indexes.py::test_a_mark_never_goes_back[redis_url]",
+    ),
+    Safeguard(
+        "refusal of a rate",
+        "eventstore/redis/lua/rate.lua",
+        "if missing > 0 then",
+        "if false then",
+        "tests/property/test_rates.py::test_the_script_does_what_the_function_does",
     ),
     Safeguard(
         "dense assertion of readers",

@@ -1,4 +1,4 @@
-"""One append that writes everything an append can write, as the server sees it: its script, its keys, its arguments."""
+"""Appends that write everything an append can write, as the server sees them: script, keys, arguments."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from eventstore.levels import MEMORY
 from eventstore.redis.entries import append_arguments
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
-from eventstore.store import Append, IdempotencyKey, IndexEntry
+from eventstore.store import DIRECT_MAX, Append, IdempotencyKey, IndexEntry
 from tests.builders import events, stream_id
 
 LATER_MS: Final = 4_000_000_000_000
@@ -123,6 +123,32 @@ async def _begin(url: str) -> Scene:
     )
     keys, args = append_arguments(settings.key_prefix(number), 1, "", commit)
     return Scene(settings.key_prefix(number), stream, commit, keys, args)
+
+
+def queued(url: str, *, ahead: bool) -> Scene:
+    """Write a history after which the task of the next stream waits: behind another one, or behind free ones alone."""
+    scene = begun(url)
+    with connected(url) as on:
+        if ahead:
+            on.command("ZADD", scene.key("waiting"), 7, f"attempt {scene.stream}")
+            on.command("HSET", scene.key("lanes"), "admitted", 4, ":client", 7)
+        for _ in range(0 if ahead else DIRECT_MAX):
+            on.command("XADD", scene.key("tasks"), "*", "stream", scene.stream, "kind", "attempt")
+    stream = stream_id()
+    commit = Append(
+        stream=stream,
+        expected_version=0,
+        expected_hash="",
+        commit_id="queued",
+        events=events(1),
+        add_task="attempt",
+        lane="client",
+        queue_max=1000,
+        set_entries=(IndexEntry("due", f"expire {stream}", LATER_MS),),
+        idempotency=IdempotencyKey("client", "queued", "f3"),
+    )
+    keys, args = append_arguments(scene.prefix, 1, "", commit)
+    return Scene(scene.prefix, stream, commit, keys, args)
 
 
 def _first(stream: str) -> Append:

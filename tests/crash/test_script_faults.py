@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import redis
 
-from eventstore.redis.scripts import APPEND, FIRE, OPEN_EPOCH, PARK, REMOVE, RESTORE, RETRY, Script
-from tests.crash.scenes import Scene, Server, begun, connected, stops
+from eventstore.redis.scripts import ADMIT, APPEND, FIRE, OPEN_EPOCH, PARK, RATE, REMOVE, RESTORE, RETRY, Script
+from tests.crash.scenes import Scene, Server, begun, connected, queued, stops
 from tests.servers.single import RedisServer, redis_server, wait_until
 
-FIRST_EVENT = 14
+FIRST_EVENT = 17
 """Index of the first event's hash among the arguments of the append."""
 FIRST_SCORE = FIRST_EVENT + 4 + 1
 READS = ["type", "hmget", "info", "xrevrange", "hget", "time", "exists", "xinfo"]
 WRITES = ["xadd", "hset", "xack", "xdel", "zadd", "zrem", "publish"]
+ADMISSIONS = ["xadd", "zrem", "hset", "hdel", "del"]
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -68,6 +69,59 @@ def test_an_append_to_a_key_of_another_type_changes_nothing(server: RedisServer,
         on.command("DEL", scene.keys[place])
         on.command("SET", scene.keys[place], "foreign")
         refused(on, scene, "WrongType")
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_append_that_waits_its_turn_changes_nothing_up_to_its_first_write(server: RedisServer, ahead: bool) -> None:
+    scene = queued(server.url, ahead=ahead)
+    with connected(server.url) as on:
+        found = stops(on, scene.prefix, APPEND.text, scene.keys, scene.args)
+        commands = [stop.command for stop in found]
+        first = next(place for place, name in enumerate(commands) if on.is_write(name))
+        assert not any(stop.changed for stop in found[: first + 1])
+        forgotten = [] if ahead else ["DEL"]
+        turn = ["XADD", "XADD", "HSET", *forgotten, "ZADD", "HSET"]
+        assert commands[first:] == [*turn, "ZADD", "HSET", "PUBLISH"]
+        assert on.run(APPEND.text, scene.keys, scene.args)[0] == b"Appended"
+        assert on.command("ZSCORE", scene.key("waiting"), f"attempt {scene.stream}") == (b"8" if ahead else b"1")
+
+
+@pytest.mark.parametrize("place", [-2, -1])
+def test_an_append_to_lanes_that_are_another_type_changes_nothing(server: RedisServer, place: int) -> None:
+    scene = queued(server.url, ahead=True)
+    with connected(server.url) as on:
+        on.command("DEL", scene.keys[place])
+        on.command("SET", scene.keys[place], "foreign")
+        refused(on, scene, "WrongType")
+
+
+@pytest.mark.parametrize("field", ["admitted", ":client"])
+@pytest.mark.parametrize("turn", ["x", "", "nan", "inf", "1e300", "9007199254740991"])
+def test_an_append_after_an_impossible_turn_changes_nothing(server: RedisServer, field: str, turn: str) -> None:
+    scene = queued(server.url, ahead=True)
+    with connected(server.url) as on:
+        on.command("HSET", scene.key("lanes"), field, turn)
+        refused(on, scene, "damaged")
+
+
+@pytest.mark.parametrize("changes,reason", [({14: "1"}, "QueueFull"), ({14: "x"}, ""), ({16: "x"}, "")])
+def test_an_append_that_does_not_fit_its_queue_changes_nothing(
+    server: RedisServer, changes: dict[int, Any], reason: str
+) -> None:
+    with connected(server.url) as on:
+        refused(on, queued(server.url, ahead=False), reason, changes)
+
+
+@pytest.mark.parametrize("command", ["xpending", "xlen", "zcard", "hmget", "zadd", "hset", "del"])
+def test_an_append_that_waits_its_turn_needs_all_its_commands(server: RedisServer, command: str) -> None:
+    appended_by(server, "+@all", f"-{command}", "~*", "&*", scene=queued(server.url, ahead=command == "hmget"))
+
+
+@pytest.mark.parametrize("command,elsewhere", [("zadd", ["due"]), ("hset", ["meta", "idempotency"])])
+def test_an_append_needs_its_commands_on_its_lanes_too(server: RedisServer, command: str, elsewhere: list[str]) -> None:
+    selector = f"(+{command} {' '.join(f'~*:{name}' for name in elsewhere)})"
+    rules = ("+@all", f"-{command}", "~*", "&*", selector)
+    appended_by(server, *rules, scene=queued(server.url, ahead=True))
 
 
 @pytest.mark.parametrize("index", [0, 2, 11])
@@ -170,12 +224,18 @@ def test_an_append_script_that_the_server_does_not_have_changes_nothing(server: 
     assert isinstance(answer, redis.exceptions.NoScriptError)
 
 
-def appended_by(server: RedisServer, *rules: str) -> None:
+def appended_by(server: RedisServer, *rules: str, scene: Scene | None = None) -> None:
     """Require that a user with ``rules`` is refused the append and changes nothing."""
-    scene = begun(server.url)
+    scene = scene or begun(server.url)
+    run_by(server, scene, (APPEND, scene.keys, scene.args), *rules)
+
+
+def run_by(server: RedisServer, scene: Scene, made: "Made", *rules: str) -> None:
+    """Require that a user with ``rules`` is refused a script and changes nothing."""
+    script, keys, args = made
     server.command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *rules)
     with connected(server.url) as on, connected(server.url, username="limited", password="secret") as limited:
-        answer = unchanged(on, scene, lambda: limited.run(APPEND.text, scene.keys, scene.args))
+        answer = unchanged(on, scene, lambda: limited.run(script.text, keys, args))
     assert isinstance(answer, redis.ResponseError)
 
 
@@ -229,19 +289,29 @@ def retried(scene: Scene) -> Made:
 
 
 def fired(scene: Scene) -> Made:
-    return FIRE, [scene.key("due"), scene.key("tasks")], [10]
+    return FIRE, [scene.key(name) for name in ("due", "tasks", "waiting", "lanes")], [10, 64]
 
 
-MAKERS = [restored, removed, opened, parked, retried, fired]
+def admitted(scene: Scene) -> Made:
+    return ADMIT, [scene.key(name) for name in ("tasks", "waiting", "lanes")], [64]
+
+
+def rated(scene: Scene) -> Made:
+    return RATE, [scene.key("rate:client")], [1_000, 10_000]
+
+
+MAKERS = [restored, removed, opened, parked, retried, fired, admitted]
 
 
 def prepared(on: Server, scene: Scene) -> None:
-    """Add what the other scripts work on: a parked task and a timer that is due."""
+    """Add what the other scripts work on: a parked task, a timer that is due and a task that waits."""
+    on.command("ZADD", scene.key("waiting"), 7, f"attempt {scene.stream}")
+    on.command("HSET", scene.key("lanes"), ":client", 7)
     on.command("HSET", scene.key("parked"), scene.stream, '{"kind":"attempt"}')
     on.command("ZADD", scene.key("due"), 1, f"resolve {scene.stream}")
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", [*MAKERS, rated])
 def test_a_script_stopped_before_any_call_up_to_its_first_write_changes_nothing(
     server: RedisServer, make: Callable[[Scene], Made]
 ) -> None:
@@ -270,3 +340,40 @@ def test_a_script_that_meets_a_key_of_another_type_changes_nothing(
         on.command("SET", keys[place], "foreign")
         answer = unchanged(on, scene, lambda: on.run(script.text, keys, args))
     assert "WRONGTYPE" in str(answer) or "WrongType" in str(answer)
+
+
+@pytest.mark.parametrize("command", ADMISSIONS)
+def test_an_admission_by_a_user_without_one_of_its_commands_changes_nothing(server: RedisServer, command: str) -> None:
+    scene = begun(server.url)
+    with connected(server.url) as on:
+        prepared(on, scene)
+    run_by(server, scene, admitted(scene), "+@all", f"-{command}", "~*", "&*")
+
+
+@pytest.mark.parametrize("make", [fired, admitted])
+def test_a_waiting_task_that_is_admitted_leaves_its_lane(server: RedisServer, make: Callable[[Scene], Made]) -> None:
+    scene = begun(server.url)
+    script, keys, args = make(scene)
+    with connected(server.url) as on:
+        prepared(on, scene)
+        on.command("DEL", scene.key("due"))
+        on.command("ZADD", scene.key("waiting"), 6, "nobody's")
+        on.run(script.text, keys, args)
+        ((_, fields),) = on.command("XREVRANGE", scene.key("tasks"), "+", "-", "COUNT", 1)
+        assert fields == [b"stream", scene.stream.encode(), b"kind", b"attempt"]
+        assert on.command("XLEN", scene.key("tasks")) == 2
+        assert on.command("EXISTS", scene.key("waiting"), scene.key("lanes")) == 0
+
+
+def test_lanes_whose_last_turn_has_come_are_forgotten_in_time(server: RedisServer) -> None:
+    scene = begun(server.url)
+    script, keys, _ = admitted(scene)
+    with connected(server.url) as on:
+        for turn in range(1, 4):
+            on.command("ZADD", scene.key("waiting"), turn, f"attempt {turn}")
+        for number in range(1100):
+            on.command("HSET", scene.key("lanes"), f":{number}", 2 + number % 2)
+        on.run(script.text, keys, [2])
+        assert on.command("HGET", scene.key("lanes"), "admitted") == b"2"
+        assert on.command("ZCARD", scene.key("waiting")) == 1
+        assert on.command("HLEN", scene.key("lanes")) == 1 + 550

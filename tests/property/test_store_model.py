@@ -14,12 +14,22 @@ from msgspec.structs import replace
 from app.execution.streams import CLOSED, duties
 from app.main import OBLIGATIONS
 from app.orders.lifecycle import TERMINAL
-from eventstore.errors import ForkError, IdempotencyConflictError, WrongVersionError
+from eventstore.errors import ForkError, IdempotencyConflictError, QueueFullError, WrongVersionError
 from eventstore.hot import ClosedStream, HotStore
 from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.levels import MEMORY
 from eventstore.memory import MemoryEventStore
-from eventstore.store import Append, Appended, Duplicate, Existing, IdempotencyKey, StoredCommit
+from eventstore.store import (
+    DIRECT_MAX,
+    WAITING,
+    Append,
+    Appended,
+    Duplicate,
+    Existing,
+    IdempotencyKey,
+    IndexRange,
+    StoredCommit,
+)
 from projections.archive.epochs import Epochs
 from projections.archive.opening import open_archived, open_closed, restore
 from projections.archive.store import ArchivedEventStore
@@ -80,6 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.kept: Kept | None = None
         self.epoch = 1
         self.lives: dict[str, list[Append]] = {}
+        self.rushed = False
         self.context = rewindable(self.redis_url or "redis://unused", self.database_url, PARTITIONS)
         self.on: Rewindable = self.run(self.context.__aenter__())
         self.memory = MemoryEventStore(partitions=PARTITIONS, store_id="", now_us=StepClock().now_us)
@@ -140,12 +151,53 @@ class StoreMachine(RuleBasedStateMachine):
         data = tuple(event.data for event in commit.events)
         self.logs[number].append((self.epoch, position, stream, version, commit.commit_id, data, anchors))
 
-    @rule(seed=numbers, owner=st.sampled_from(OWNERS), key=st.sampled_from((None, *KEYS)))
-    def begin(self, seed: int, owner: str, key: str | None) -> None:
+    def life_of(self, seed: int, owner: str, key: str | None) -> list[Append]:
+        """The appends of a new order, whose first task waits in its owner's lane."""
         stream = stream_id(owner, PARTITIONS)
         life = [list(events) for events in random_life(random.Random(seed))]
         life[0][0] = replace(life[0][0], idempotency_key=key, fingerprint=key and FINGERPRINT)
-        commits = obliged(appends(stream, life, client=owner))
+        first, *following = obliged(appends(stream, life, client=owner))
+        return [replace(first, lane=owner, queue_max=1000), *following]
+
+    def tasks(self, partition: int) -> list[tuple[str, str]]:
+        """Stream and kind of every unfinished task, those that wait for their lane included; sorted."""
+        tasks = [(task.stream, task.kind) for task in self.run(self.store.list_tasks(partition))]
+        for entry in self.run(self.store.find_entries(partition, [IndexRange(WAITING, None, None)], 1000))[0]:
+            kind, _, stream = entry.member.partition(" ")
+            tasks.append((stream, kind))
+        return sorted(tasks)
+
+    @precondition(lambda self: not self.rushed)
+    @rule(seed=numbers, owner=st.sampled_from(OWNERS))
+    def rush(self, seed: int, owner: str) -> None:
+        """More orders of one owner than there may be free tasks."""
+        self.rushed = True
+        for number in range(DIRECT_MAX + 6):
+            commits = self.life_of(seed + number, owner, None)
+            self.lives[commits[0].stream] = commits
+            self.append_next(commits[0].stream)
+
+    @rule(limit=st.integers(1, 20))
+    def take(self, limit: int) -> None:
+        before = [self.tasks(partition) for partition in range(PARTITIONS)]
+        self.run(self.store.take_tasks("w", limit))
+        assert [self.tasks(partition) for partition in range(PARTITIONS)] == before
+
+    @rule(seed=numbers, owner=st.sampled_from(OWNERS))
+    def refuse(self, seed: int, owner: str) -> None:
+        commit = self.life_of(seed, owner, None)[0]
+        number = partition_in(commit.stream)
+        before = self.tasks(number)
+        with pytest.raises(QueueFullError) as refused:
+            self.run(self.store.append(replace(commit, queue_max=len(before))))
+        assert refused.value.depth == len(before)
+        assert self.tasks(number) == before
+        assert self.run(self.store.read_stream(commit.stream)) == []
+
+    @rule(seed=numbers, owner=st.sampled_from(OWNERS), key=st.sampled_from((None, *KEYS)))
+    def begin(self, seed: int, owner: str, key: str | None) -> None:
+        commits = self.life_of(seed, owner, key)
+        stream = commits[0].stream
         ours = commits[0].idempotency
         held = self.keys().get((ours.scope, ours.key)) if ours else None
         if held is None:
@@ -257,10 +309,15 @@ class StoreMachine(RuleBasedStateMachine):
         partition = number % PARTITIONS
         cursors = [LOG_START, *self.cursors(partition)]
         cursor = cursors[number % len(cursors)]
-        read = self.run(self.store.read_log({partition: cursor}, limit))
-        expected = [entry for entry in self.logs[partition] if entry[1] > cursor.position]
-        assert [entry_of(commit) for commit in read] == expected[: len(read)]
-        assert len(read) == min(limit, len(expected))
+        expected = [entry for entry in self.logs[partition] if entry[1] > cursor.position][:limit]
+        read: list[StoredCommit] = []
+        # What has left the server comes from the archive, and the rest from the server when it is asked again.
+        while len(read) < len(expected):
+            page = self.run(self.store.read_log({partition: cursor}, limit - len(read)))
+            assert page
+            read += page
+            cursor = page[-1].end
+        assert [entry_of(commit) for commit in read] == expected
 
     @precondition(lambda self: self.lost)
     @rule(number=numbers)
@@ -282,8 +339,7 @@ class StoreMachine(RuleBasedStateMachine):
     def compare_timers(self, stream: str) -> None:
         owed = duties(stream, self.run(self.store.read_stream(stream)))
         number = partition_in(stream)
-        tasks = {(task.stream, task.kind) for task in self.run(self.store.list_tasks(number))}
-        assert owed.add_task is None or (stream, owed.add_task) in tasks
+        assert owed.add_task is None or (stream, owed.add_task) in self.tasks(number)
         for index in ("due", CLOSED):
             found = {one for one in self.run(self.store.read_index(number, index)) if one.member.endswith(stream)}
             assert found == {one for one in owed.set_entries if one.index == index}

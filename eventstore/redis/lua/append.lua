@@ -2,20 +2,26 @@
 -- precede the last check, and the first write is an XADD, which Redis refuses whole when it is out of memory.
 --
 -- KEYS  1 meta  2 order stream  3 log  4 tasks  5 idempotency  6… sorted indexes
+--       and last, where ARGV 15 or 16 is not '': waiting, lanes
 -- ARGV  1 epoch  2 expected version  3 expected hash  4 commit id  5 stream id
 --       6 kind of the task to add, or ''  7 id of the task to finish, or ''
 --       8 idempotency field, or ''  9 its fingerprint  10 number of events  11 number of entries to set
 --       12 fixed incarnation, or ''  13 creation time of the stream's id  14 greatest age of that id
 --          for a new stream, both in milliseconds
+--       15 unfinished tasks at which a new stream is refused, or ''  16 field of the lane in which the task of a
+--          new stream waits for its turn, or ''  17 how many tasks may be held by no worker before it does
 --       then hash, data per event; index (into KEYS from 6, counted from 1), score, member per entry to set;
 --       then index, member per entry to clear
 local meta, stream, log, tasks, records = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local expected = tonumber(ARGV[2])
 local commit, id = ARGV[4], ARGV[5]
 local events, sets = tonumber(ARGV[10]), tonumber(ARGV[11])
-local first_event = 15
+local first_event = 18
 local first_set = first_event + 2 * events
 local first_clear = first_set + 3 * sets
+local is_queued = ARGV[15] ~= '' or ARGV[16] ~= ''
+local last_index = is_queued and #KEYS - 2 or #KEYS
+local waiting, lanes = KEYS[last_index + 1], KEYS[last_index + 2]
 
 local function holds(key, kind)
   local found = redis.call('TYPE', key)['ok']
@@ -26,9 +32,10 @@ if not (holds(meta, 'hash') and holds(stream, 'stream') and holds(log, 'stream')
     and holds(records, 'hash')) then
   return {'WrongType'}
 end
-for i = 6, #KEYS do
+for i = 6, last_index do
   if not holds(KEYS[i], 'zset') then return {'WrongType'} end
 end
+if is_queued and not (holds(waiting, 'zset') and holds(lanes, 'hash')) then return {'WrongType'} end
 
 local kept = redis.call('HMGET', meta, 'epoch', 'position', 'incarnation')
 if kept[1] ~= ARGV[1] or not kept[2] or kept[3] ~= incarnation(ARGV[12]) then return {'EpochStale', kept[1] or '0'} end
@@ -79,6 +86,24 @@ local time = redis.call('TIME')
 -- A stream that has ended and left the store is as absent as a new one: only its id's age tells them apart.
 if version == 0 and time[1] * 1000 - tonumber(ARGV[13]) > tonumber(ARGV[14]) then return {'Expired'} end
 
+local ahead, turn = 0, nil
+if is_queued then
+  ahead = redis.call('ZCARD', waiting)
+  if ARGV[15] ~= '' then
+    local depth = redis.call('XLEN', tasks) + ahead
+    if depth >= tonumber(ARGV[15]) then return {'QueueFull', depth} end
+  end
+  if ARGV[16] ~= '' and (ahead > 0 or unheld(tasks) >= tonumber(ARGV[17])) then
+    -- What the lanes' record says of a queue that is empty is past.
+    local given = ahead > 0 and redis.call('HMGET', lanes, 'admitted', ARGV[16]) or {}
+    local admitted, last = tonumber(given[1] or 0), tonumber(given[2] or 0)
+    if not (admitted and last and math.abs(admitted) < 9007199254740991 and math.abs(last) < 9007199254740991) then
+      return redis.error_reply('ERR the record of the lanes is damaged')
+    end
+    turn = string.format('%.0f', math.max(admitted, last) + 1)
+  end
+end
+
 local lines, anchors = {}, {}
 for i = 1, events do
   anchors[i] = string.sub(ARGV[first_event + 2 * i - 2], 1, 8)
@@ -109,15 +134,12 @@ for i = 1, #facts, 2 do
     end
   end
 end
--- Permissions are looked at for each command as it runs; servers before 7.0 cannot tell them in advance.
-local function may(...)
-  return not redis.acl_check_cmd or redis.acl_check_cmd(...)
-end
 local permitted = may('XADD', log, '*', 'f', 'v') and may('XADD', stream, '*', 'f', 'v') and may('HSET', meta, 'f', 'v')
   and (ARGV[7] == '' or may('XACK', tasks, 'workers', '0-0') and may('XDEL', tasks, '0-0'))
   and (ARGV[6] == '' or may('XADD', tasks, '*', 'f', 'v'))
+  and (not turn or may('ZADD', waiting, '0', 'm') and may('HSET', lanes, 'f', 'v') and may('DEL', lanes))
   and (ARGV[8] == '' or may('HSET', records, 'f', 'v')) and may('PUBLISH', 'order-events-' .. id, 'm')
-for i = 6, #KEYS do permitted = permitted and may('ZADD', KEYS[i], '0', 'm') and may('ZREM', KEYS[i], 'm') end
+for i = 6, last_index do permitted = permitted and may('ZADD', KEYS[i], '0', 'm') and may('ZREM', KEYS[i], 'm') end
 if not permitted then return redis.error_reply('NOPERM this user may not run every command of an append') end
 local recorded = time[1] .. string.format('%06d', tonumber(time[2]))
 
@@ -133,7 +155,13 @@ if ARGV[7] ~= '' then
   redis.call('XACK', tasks, 'workers', ARGV[7])
   redis.call('XDEL', tasks, ARGV[7])
 end
-if ARGV[6] ~= '' then redis.call('XADD', tasks, '*', 'stream', id, 'kind', ARGV[6]) end
+if turn then
+  if ahead == 0 then redis.call('DEL', lanes) end
+  redis.call('ZADD', waiting, turn, ARGV[6] .. ' ' .. id)
+  redis.call('HSET', lanes, ARGV[16], turn)
+elseif ARGV[6] ~= '' then
+  redis.call('XADD', tasks, '*', 'stream', id, 'kind', ARGV[6])
+end
 for i = first_set, first_clear - 1, 3 do
   redis.call('ZADD', KEYS[5 + tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2])
 end

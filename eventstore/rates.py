@@ -1,0 +1,42 @@
+"""Rates by the generic cell rate algorithm, in whole microseconds: what one that is taken costs, and when."""
+
+from typing import Final
+
+from msgspec import Struct
+
+PERIOD_MS_MAX: Final = 24 * 60 * 60 * 1000
+
+
+class Rate(Struct, frozen=True):
+    """So many per period, and as many at once; rounded so that it is never more."""
+
+    interval_us: int
+    """From one that is free to the next."""
+    burst_us: int
+    """How far ahead of the clock what was taken may reach."""
+
+
+def rate_of(count: int, period_ms: int) -> Rate:
+    """Return the rate of ``count`` per ``period_ms``.
+
+    Raises:
+        ValueError: see :meth:`EventStore.take_rate`.
+    """
+    if not (1 <= period_ms <= PERIOD_MS_MAX and 1 <= count <= 1000 * period_ms):
+        raise ValueError(f"a rate is 1 or more, at most 1000 a millisecond, not {count} per {period_ms} ms")
+    interval_us = -(-period_ms * 1000 // count)
+    return Rate(interval_us, count * interval_us)
+
+
+def taken(rate: Rate, reached_us: int, now_us: int) -> tuple[int, int]:
+    """Return how far ahead one more reaches, and 0; or ``reached_us``, and the milliseconds until one is free.
+
+    Args:
+        reached_us: how far what was taken before reaches; 0 for nothing.
+        now_us: the clock. What was taken by another one that was ahead counts as all of the burst at most.
+    """
+    reaches_us = min(max(reached_us, now_us), now_us + rate.burst_us) + rate.interval_us
+    missing_us = reaches_us - now_us - rate.burst_us
+    if missing_us > 0:
+        return reached_us, -(-missing_us // 1000)
+    return reaches_us, 0
