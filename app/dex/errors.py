@@ -1,5 +1,9 @@
 """The errors of venues, router and chain; each says what the caller does next."""
 
+from typing import ClassVar
+
+from app.orders.events import QuoteCode
+
 
 class DexError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -27,16 +31,21 @@ class UnknownPairError(DexError):
 
 
 class UnknownProfileError(DexError):
-    """No such simulation profile can be used: choose one of ``known``."""
+    """There is no such simulation profile: choose one of ``known``."""
 
-    def __init__(self, name: str, message: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"{message}; available: {', '.join(known)}")
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown profile {name!r}; known are {', '.join(known)}")
         self.name = name
         self.known = known
 
 
 class VenueError(DexError):
-    """A venue gives no price for this swap: record ``reason`` as its answer and use another venue, or retry later."""
+    """A venue gives no price for this swap: record ``reason`` as its answer and use another venue, or retry later.
+
+    ``code`` is the subclass's reason as one word, for events.
+    """
+
+    code: ClassVar[QuoteCode]
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -46,21 +55,43 @@ class VenueError(DexError):
 class VenueUnavailableError(VenueError):
     """The venue is out of order for the moment: ask again in a later attempt."""
 
+    code = "unavailable"
+
 
 class VenueTimeoutError(VenueError):
     """The venue gave no answer in time: ask again in a later attempt."""
+
+    code = "timeout"
 
 
 class NoLiquidityError(VenueError):
     """The pool does not hold enough for this amount: only a smaller order can be served here."""
 
+    code = "no_liquidity"
+
 
 class DustError(VenueError):
     """The amount is so small that the pool would pay out nothing for it: only a larger order can be served here."""
 
+    code = "dust"
+
 
 class PriceOutOfRangeError(VenueError):
     """A price index lies where the fixed-point price is zero: no pool can exist there."""
+
+    code = "out_of_range"
+
+
+class NotLaunchedError(VenueError):
+    """The pool opens later: ask again then."""
+
+    code = "not_launched"
+
+
+class CircuitOpenError(VenueError):
+    """The venue was asked too soon after repeated failures, and is left alone: ask again in a later attempt."""
+
+    code = "circuit_open"
 
 
 class ChainError(DexError):

@@ -1,4 +1,4 @@
-"""The simulated reference price: integer noise, computable for any slot without its past."""
+"""The simulated market: swaps, what they come to, and a reference price computable for any slot without its past."""
 
 from functools import lru_cache
 from typing import Final
@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from app.dex.draws import draw_below
 from app.dex.errors import PriceOutOfRangeError
-from app.dex.tokens import Pair
+from app.dex.tokens import Pair, Token
+from app.orders.events import Side
 
 SLOT_MS: Final = 400
 ONE: Final = 1 << 64
@@ -20,7 +21,23 @@ _U128_MAX: Final = (1 << 128) - 1
 _AMPLITUDE_Q16: Final = 59_046
 _OCTAVES: Final = tuple(range(0, 24, 2))
 _STABLE_SHIFT: Final = 7
+_BASIS_OCTAVES: Final = (4, 6, 8)
+_AS_IS_PPM: Final = 1_000_000
 _DOLLARS: Final = frozenset({"USDC", "USDT"})
+
+
+class Swap(Struct, frozen=True, kw_only=True):
+    """What an attempt of an order wants exchanged."""
+
+    order_id: str
+    attempt: int
+    side: Side
+    base: Token
+    quote: Token
+    amount: int
+    """Base units of ``base``: exact in for a sell, exact out for a buy."""
+    launch_slot: int | None = None
+    """Slot at which the pool of a launched token opened; None for the tokens that always trade."""
 
 
 class Fill(Struct, frozen=True):
@@ -33,6 +50,10 @@ class Fill(Struct, frozen=True):
     """Pool fee, in the token that is paid in."""
     impact_ppm: int
     """How much worse than the pool's price the exchange is, fee excluded; millionths, rounded down."""
+    protocol: int
+    """The venue's own part of ``fee``."""
+    fund: int
+    """The part of ``fee`` for the venue's fund; what ``protocol`` and ``fund`` leave belongs to the LPs."""
 
 
 class _Anchor(Struct, frozen=True):
@@ -88,30 +109,45 @@ def price_q64(tick_q16: int) -> int:
 
 
 @lru_cache(maxsize=1 << 13)
-def reference_tick_q16(seed: str, pair: Pair, slot: int) -> int:
+def reference_tick_q16(seed: str, pair: Pair, slot: int, volatility_ppm: int = _AS_IS_PPM) -> int:
     """Return the reference price of ``pair`` at ``slot`` as a power of 1.0001, times 2^16; at most 24 draws.
 
-    The price stays within 45 % of its anchor. A token has one walk against both dollars; pairs against SOL have walks
-    of their own, so a round trip over three pairs may gain or lose.
+    The price stays within 45 % of its anchor; ``volatility_ppm`` multiplies that distance, as a logarithm, and with it
+    every change, in millionths. A token has one walk against both dollars; pairs against SOL have walks of their own,
+    so a round trip over three pairs may gain or lose.
     """
     base, quote = pair.base.symbol, pair.quote.symbol
-    walk = base if quote in _DOLLARS else pair.name
-    noise = 0
-    for octave in _OCTAVES:
-        cell, part = slot >> octave, slot & ((1 << octave) - 1)
-        left = _knot(seed, walk, octave, cell)
-        noise += left
-        if part:
-            noise += (_knot(seed, walk, octave, cell + 1) - left) * part >> octave
+    noise = walk_q16(seed, base if quote in _DOLLARS else pair.name, slot)
     if base in _DOLLARS:
         noise >>= _STABLE_SHIFT
-    return (_ANCHORS[base].tick - _ANCHORS[quote].tick << 16) + noise
+    return (_ANCHORS[base].tick - _ANCHORS[quote].tick << 16) + noise * volatility_ppm // _AS_IS_PPM
+
+
+def walk_q16(seed: str, walk: str, slot: int) -> int:
+    """Return how far the walk called ``walk`` is from its anchor at ``slot``, as a power of 1.0001, times 2^16."""
+    return sum(_noise(seed, "walk", walk, slot, octave, _AMPLITUDE_Q16) for octave in _OCTAVES)
+
+
+@lru_cache(maxsize=1 << 13)
+def basis_q16(seed: str, venue: str, pair: Pair, slot: int, amplitude_ticks: int) -> int:
+    """Return by what power of 1.0001, times 2^16, the venue's price of ``pair`` is off the reference; at most 6 draws.
+
+    Between −``amplitude_ticks`` and ``amplitude_ticks``, which is at least 1; it swings within some hundred slots.
+    """
+    unit = (amplitude_ticks << 16) // sum(1 << octave // 2 for octave in _BASIS_OCTAVES)
+    return sum(_noise(seed, "basis", f"{venue} {pair.name}", slot, octave, unit) for octave in _BASIS_OCTAVES)
+
+
+def _noise(seed: str, kind: str, name: str, slot: int, octave: int, unit: int) -> int:
+    cell, part = slot >> octave, slot & ((1 << octave) - 1)
+    left = _knot(seed, kind, name, octave, cell, unit)
+    return left + ((_knot(seed, kind, name, octave, cell + 1, unit) - left) * part >> octave if part else 0)
 
 
 @lru_cache(maxsize=1 << 16)
-def _knot(seed: str, walk: str, octave: int, cell: int) -> int:
-    amplitude = _AMPLITUDE_Q16 << octave // 2
-    return draw_below(2 * amplitude + 1, seed, "walk", walk, octave, cell) - amplitude
+def _knot(seed: str, kind: str, name: str, octave: int, cell: int, unit: int) -> int:
+    amplitude = unit << octave // 2
+    return draw_below(2 * amplitude + 1, seed, kind, name, octave, cell) - amplitude
 
 
 def pool_reserve(pair: Pair) -> int:

@@ -12,7 +12,8 @@ from app.clock import Clock
 from app.dex.errors import VenueError, VenueTimeoutError
 from app.dex.venue import VENUES, Swap, Venue, VenueQuote
 from app.orders.commands import Selection
-from app.orders.events import Quote, Side
+from app.orders.events import Quote, QuoteCode, Side
+from app.orders.guards import STALE_SLOTS_MAX
 from app.orders.money import BPS, MAX_UNITS, format_units
 
 POLICY: Final = "best-net/1"
@@ -25,6 +26,13 @@ class Offer(Struct, frozen=True):
     venue: str
     latency_ms: int
     quote: VenueQuote
+    slots_behind: int = 0
+    """How many slots before the one that was asked for the venue's state is; below 0 for a later one."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the price is too old to be chosen."""
+        return self.slots_behind > STALE_SLOTS_MAX
 
 
 class Refusal(Struct, frozen=True):
@@ -33,6 +41,7 @@ class Refusal(Struct, frozen=True):
     venue: str
     latency_ms: int
     reason: str
+    code: QuoteCode
 
 
 class Silence(Struct, frozen=True):
@@ -74,11 +83,11 @@ async def _ask(venue: Venue, swap: Swap, slot: int, clock: Clock) -> Answer:
     except VenueTimeoutError:
         return Silence(venue.name, _ms_since(started_us, clock))
     except VenueError as error:
-        return Refusal(venue.name, _ms_since(started_us, clock), error.reason)
+        return Refusal(venue.name, _ms_since(started_us, clock), error.reason, error.code)
     latency_ms = _ms_since(started_us, clock)
     if not 0 < quote.amount <= MAX_UNITS:
-        return Refusal(venue.name, latency_ms, f"unusable amount {quote.amount}")
-    return Offer(venue.name, latency_ms, quote)
+        return Refusal(venue.name, latency_ms, f"unusable amount {quote.amount}", "unusable")
+    return Offer(venue.name, latency_ms, quote, slot - quote.slot)
 
 
 def _ms_since(started_us: int, clock: Clock) -> int:
@@ -86,8 +95,9 @@ def _ms_since(started_us: int, clock: Clock) -> int:
 
 
 def select(side: Side, answers: Sequence[Answer]) -> Selection | None:
-    """Return the best of ``answers``, or None when none of them is an offer."""
-    return choose(side, {answer.venue: answer.quote.amount for answer in answers if isinstance(answer, Offer)})
+    """Return the best of ``answers``, or None when none of them is an offer that is fresh enough."""
+    fresh = [answer for answer in answers if isinstance(answer, Offer) and not answer.is_stale]
+    return choose(side, {offer.venue: offer.quote.amount for offer in fresh})
 
 
 def choose(side: Side, amounts: Mapping[str, int]) -> Selection | None:
@@ -136,13 +146,15 @@ def _recorded(answer: Answer, swap: Swap) -> Quote:
             paid_in = swap.base if swap.side == "sell" else swap.quote
             return Quote(
                 venue=venue,
+                status="stale" if answer.is_stale else "ok",
                 amount=format_units(quote.amount, swap.quote.decimals),
                 fee=format_units(quote.fee, paid_in.decimals),
                 impact_ppm=quote.impact_ppm,
                 latency_ms=latency_ms,
+                slot=quote.slot if answer.slots_behind else None,
             )
-        case Refusal(venue=venue, latency_ms=latency_ms, reason=reason):
-            return Quote(venue=venue, status="error", latency_ms=latency_ms, reason=reason)
+        case Refusal(venue=venue, latency_ms=latency_ms, reason=reason, code=code):
+            return Quote(venue=venue, status="error", latency_ms=latency_ms, reason=reason, code=code)
         case Silence(venue=venue, latency_ms=latency_ms):
             return Quote(venue=venue, status="timeout", latency_ms=latency_ms)
         case _:

@@ -11,18 +11,21 @@ from msgspec import Struct
 
 from app.dex.draws import draw_bytes
 from app.dex.errors import InvalidSignatureError, MalformedMessageError, UnknownPairError
-from app.dex.tokens import SOL, TOKENS, pair_of
+from app.dex.tokens import LAUNCHED_MAX, SOL, TOKENS, Token, is_launched_token, launch_number, launch_token, pair_of
+from app.dex.tokens import base58 as base58
+from app.dex.tokens import from_base58 as from_base58
 from app.dex.venue import VENUES, Swap
 from app.orders.money import MAX_UNITS, format_units
 
 SIGNATURE_BYTES: Final = 64
-_VERSION: Final = 1
-# version, payer, blockhash, venue, base, quote, flags, amount, limit, memo length; the memo follows.
-_HEAD: Final = Layout(">B32s32sBBBBQQB")
+_VERSION: Final = 2
+# version, payer, blockhash, venue, base, quote, flags, amount, limit, launch slot (0: none), memo length; the memo
+# follows. A token is its index in TOKENS, a launched one its number above _FIRST_LAUNCHED.
+_HEAD: Final = Layout(">B32s32sBHHBQQQB")
+_FIRST_LAUNCHED: Final = 1_000
+_SLOT_MAX: Final = (1 << 64) - 1
 _BUY, _WRAP, _UNWRAP = 1, 2, 4
 _MEMO: Final = re.compile(r"([!-~]{1,64}):([1-9][0-9]?)", re.ASCII)
-_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_DIGITS: Final = {letter: digit for digit, letter in enumerate(_ALPHABET)}
 
 
 class SwapMessage(Struct, frozen=True, kw_only=True):
@@ -54,7 +57,7 @@ class Wallet:
 
 
 def encode(message: SwapMessage) -> bytes:
-    """Return the bytes that are signed and sent: 87 and the memo.
+    """Return the bytes that are signed and sent: 96 and the memo.
 
     Raises:
         MalformedMessageError: a field is outside its range; nothing may be signed.
@@ -67,16 +70,18 @@ def encode(message: SwapMessage) -> bytes:
         raise MalformedMessageError("amount and limit must be from 1 to 2^64 − 1")
     if len(message.payer) != 32 or len(message.blockhash) != 32 or message.venue not in VENUES:
         raise MalformedMessageError("payer and blockhash must have 32 bytes, the venue must be known")
+    _check_launch_slot(swap)
     return _HEAD.pack(
         _VERSION,
         message.payer,
         message.blockhash,
         VENUES.index(message.venue),
-        TOKENS.index(swap.base),
-        TOKENS.index(swap.quote),
+        _token_number(swap.base),
+        _token_number(swap.quote),
         _flags(swap),
         swap.amount,
         message.limit,
+        swap.launch_slot or 0,
         len(memo),
     ) + memo.encode("ascii")
 
@@ -90,19 +95,22 @@ def decode(data: bytes) -> SwapMessage:
     """
     if len(data) < _HEAD.size:
         raise MalformedMessageError(f"{len(data)} bytes are too few for a swap message")
-    version, payer, blockhash, venue, base, quote, flags, amount, limit, memo_size = _HEAD.unpack_from(data)
+    version, payer, blockhash, venue, base, quote, flags, amount, limit, launch_slot, memo_size = _HEAD.unpack_from(
+        data
+    )
     memo = _MEMO.fullmatch(data[_HEAD.size :].decode("latin-1"))
     if version != _VERSION or memo is None or len(data) != _HEAD.size + memo_size:
         raise MalformedMessageError("unknown version, or a memo that is not an order id and an attempt")
-    if venue >= len(VENUES) or max(base, quote) >= len(TOKENS):
-        raise MalformedMessageError("unknown venue or token")
+    if venue >= len(VENUES):
+        raise MalformedMessageError("unknown venue")
     swap = Swap(
         order_id=memo[1],
         attempt=int(memo[2]),
         side="buy" if flags & _BUY else "sell",
-        base=TOKENS[base],
-        quote=TOKENS[quote],
+        base=_numbered_token(base),
+        quote=_numbered_token(quote),
         amount=amount,
+        launch_slot=launch_slot or None,
     )
     try:
         pair_of(swap.base, swap.quote)
@@ -110,7 +118,32 @@ def decode(data: bytes) -> SwapMessage:
         raise MalformedMessageError(str(error)) from error
     if flags != _flags(swap) or not amount or not limit:
         raise MalformedMessageError("flags do not match the swap, or amount or limit is 0")
+    _check_launch_slot(swap)
     return SwapMessage(payer=payer, blockhash=blockhash, venue=VENUES[venue], swap=swap, limit=limit)
+
+
+def _token_number(token: Token) -> int:
+    launched = launch_number(token)
+    if launched is not None:
+        return _FIRST_LAUNCHED + launched
+    if token not in TOKENS:
+        raise MalformedMessageError(f"{token.symbol} is not a token that messages can name")
+    return TOKENS.index(token)
+
+
+def _numbered_token(number: int) -> Token:
+    if number < len(TOKENS):
+        return TOKENS[number]
+    if 1 <= number - _FIRST_LAUNCHED <= LAUNCHED_MAX:
+        return launch_token(number - _FIRST_LAUNCHED)
+    raise MalformedMessageError(f"no token has the number {number}")
+
+
+def _check_launch_slot(swap: Swap) -> None:
+    slot = swap.launch_slot
+    launched = is_launched_token(swap.base) or is_launched_token(swap.quote)
+    if not (slot is not None and 0 < slot <= _SLOT_MAX if launched else slot is None):
+        raise MalformedMessageError("a launched token's swap names the slot of its launch, no other swap names one")
 
 
 def _flags(swap: Swap) -> int:
@@ -143,6 +176,21 @@ def steps(message: SwapMessage) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def instructions(swap: Swap) -> tuple[str, ...]:
+    """Return the instructions of the swap's transaction as fixed words, in order; :func:`steps` has the amounts.
+
+    A sell that pays SOL wraps its amount, a buy that pays SOL the most that it may cost.
+    """
+    flags = _flags(swap)
+    words = ["create_wsol"] if flags & (_WRAP | _UNWRAP) else []
+    if flags & _WRAP:
+        words += ["transfer", "sync_native"]
+    words.append("swap")
+    if flags & (_WRAP | _UNWRAP):
+        words.append("close_wsol")
+    return (*words, "memo")
+
+
 def verify(message: bytes, signature: bytes) -> None:
     """Check that the payer named in ``message`` made ``signature``.
 
@@ -161,26 +209,3 @@ def verify(message: bytes, signature: bytes) -> None:
 def tx_id(signature: bytes) -> str:
     """Return the transaction's id: its signature in base 58, known before it is sent."""
     return base58(signature)
-
-
-def base58(data: bytes) -> str:
-    """Return ``data`` in Bitcoin's base 58: each leading zero byte as ``1``."""
-    number, letters = int.from_bytes(data, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        letters = _ALPHABET[digit] + letters
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + letters
-
-
-def from_base58(text: str) -> bytes:
-    """Return the bytes that :func:`base58` made ``text`` of.
-
-    Raises:
-        ValueError: a character is outside the alphabet.
-    """
-    number = 0
-    for letter in text:
-        if letter not in _DIGITS:
-            raise ValueError(f"{letter!r} is not a base 58 digit")
-        number = number * 58 + _DIGITS[letter]
-    return b"\0" * (len(text) - len(text.lstrip("1"))) + number.to_bytes((number.bit_length() + 7) // 8, "big")

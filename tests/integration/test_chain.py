@@ -49,7 +49,8 @@ def test_mock_execution_lands_with_the_exact_amounts_of_its_landing_slot(redis_u
         quote = price_swap("raydium", swap, status.slot, seed=SEED, profile=CALM)
         amounts = (swap.amount, quote.amount) if side == "sell" else (quote.amount, swap.amount)
         assert (status.amount_in, status.amount_out) == amounts
-        assert (status.fee, status.network_fee) == (quote.fee, 5_000)
+        assert (status.fee, status.fees, status.network_fee) == (quote.fee, quote.fees, 5_000)
+        assert status.fees.lp + status.fees.protocol + status.fees.fund == status.fee > 0
         entry = LedgerEntry(
             order_id="order-1",
             attempt=1,

@@ -45,9 +45,11 @@ class World:
             self.connection, seed=seed, profile=profile or self.profile, speed_ppm=speed_ppm, namespace=self.namespace
         )
 
-    async def send(self, swap: Swap, *, limit: int | None = None, blockhash: Blockhash | None = None) -> str:
+    async def send(
+        self, swap: Swap, *, limit: int | None = None, blockhash: Blockhash | None = None, venue: str = "raydium"
+    ) -> str:
         """Sign and send a swap; return its transaction id."""
-        message = signed_bytes(swap, blockhash or await self.chain.latest_blockhash(), limit=limit)
+        message = signed_bytes(swap, blockhash or await self.chain.latest_blockhash(), limit=limit, venue=venue)
         signature = WALLET.sign(message)
         await self.chain.send(message, signature)
         return tx_id(signature)
@@ -64,6 +66,11 @@ class World:
         for _ in range(count):
             observation = await self.chain.observe([])
         return observation
+
+    async def pass_to(self, slot: int) -> None:
+        """Let slots pass until ``slot`` is the current one."""
+        await self.pass_slots(slot - await self.chain.slot())
+        assert await self.chain.slot() == slot
 
 
 def run(redis_url: str, test: Callable[[World], Awaitable[None]], profile: Profile = CALM, speed_ppm: int = 0) -> None:

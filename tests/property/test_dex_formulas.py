@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dex import meteora, raydium
 from app.dex.errors import DustError, NoLiquidityError, PriceOutOfRangeError
-from app.dex.market import ONE, Fill, grid_price, reference_tick_q16
-from app.dex.meteora import Bin, MeteoraPool, Terms, Volatility
-from app.dex.raydium import RaydiumPool
+from app.dex.market import ONE, Fill, grid_price, pool_reserve, reference_tick_q16
+from app.dex.pools import meteora, raydium
+from app.dex.pools.meteora import Bin, MeteoraPool, Terms, Volatility
+from app.dex.pools.raydium import RaydiumPool
+from app.dex.profile import ASSIGNMENT, LONGTAIL, MAJOR, Profile
 from app.dex.tokens import PAIRS, Pair
 from app.orders.money import min_out
 
@@ -35,20 +36,30 @@ DLMM_BINS = {
 FRESH_DLMM = MeteoraPool(DLMM_TERMS, -4526, Volatility(0, -4526), DLMM_BINS.get)
 
 pools = st.builds(
-    lambda pair, slot, kind: pool_of(pair, slot, kind),
+    lambda pair, slot, kind, profile: pool_of(pair, slot, kind, profile),
     st.sampled_from(PAIRS),
     st.integers(0, 1 << 26),
     st.sampled_from(["raydium", "meteora"]),
+    st.sampled_from([ASSIGNMENT, MAJOR, LONGTAIL]),
 )
 amounts = st.integers(0, 50).flatmap(lambda bits: st.integers(1, 1 << bits))
 
 
-def pool_of(pair: Pair, slot: int, kind: str) -> RaydiumPool | MeteoraPool:
-    """The simulated pool of a pair at a slot."""
+def pool_of(pair: Pair, slot: int, kind: str, profile: Profile = ASSIGNMENT) -> RaydiumPool | MeteoraPool:
+    """The simulated pool of a pair at a slot, with the profile's fees and volatility."""
+    terms, reserve = profile.meteora, pool_reserve(pair)
     tick, earlier, before = (
-        reference_tick_q16("laws", pair, at) for at in (slot, slot - meteora.FILTER_SLOTS, slot - meteora.DECAY_SLOTS)
+        reference_tick_q16("laws", pair, at, profile.volatility_ppm)
+        for at in (slot, slot - terms.filter_slots, slot - terms.decay_slots)
     )
-    return raydium.pool_at(pair, tick) if kind == "raydium" else meteora.pool_at(pair, tick, earlier, before)
+    if kind == "raydium":
+        return raydium.pool_at(reserve, tick, profile.raydium_fee_ppm)
+    return meteora.pool_at(reserve, tick, earlier, before, terms)
+
+
+def least_fee(pool: RaydiumPool | MeteoraPool) -> int:
+    """The pool's fee at rest, in billionths."""
+    return pool.trade_fee * 1_000 if isinstance(pool, RaydiumPool) else pool.terms.base_fee
 
 
 def taken(pool: RaydiumPool | MeteoraPool, amount: int, *, base_in: bool) -> Fill | None:
@@ -91,7 +102,7 @@ def test_the_curve_rounds_as_raydium_publishes(net: int, reserve_in: int, reserv
 def test_selling_sol_to_the_recorded_pool_gives_the_known_amounts(
     amount: int, out: int, fee: int, protocol: int, fund: int, impact_ppm: int
 ) -> None:
-    assert RECORDED.exact_in(amount, base_in=True) == Fill(amount, out, fee, impact_ppm)
+    assert RECORDED.exact_in(amount, base_in=True) == Fill(amount, out, fee, impact_ppm, protocol, fund)
     split = raydium.split_fees(amount, raydium.TRADE_FEE)
     assert (split.trade, split.protocol, split.fund, split.lp) == (fee, protocol, fund, fee - protocol - fund)
 
@@ -198,7 +209,15 @@ def test_no_fee_exceeds_ten_percent() -> None:
 
 
 def test_selling_one_sol_to_the_known_bins_gives_the_known_amount() -> None:
-    assert FRESH_DLMM.exact_in(1_000_000_000, base_in=True) == Fill(1_000_000_000, 163_582_456, 400_000, 0)
+    assert FRESH_DLMM.exact_in(1_000_000_000, base_in=True) == Fill(1_000_000_000, 163_582_456, 400_000, 0, 40_000, 0)
+
+
+def test_the_venue_takes_its_part_of_each_bin_s_fee_rounded_down() -> None:
+    bins = {-4526: Bin(0, 7_691), -4527: Bin(0, 7_691)}
+    pool = MeteoraPool(DLMM_TERMS, -4526, Volatility(0, -4526), bins.get)
+    bought = pool.exact_out(15_382, base_in=True)
+    assert (bought.fee, bought.protocol, bought.fund) == (38, 2, 0)
+    assert pool.exact_in(bought.amount_in, base_in=True) == bought
 
 
 def test_volatility_grows_rests_and_decays_as_published() -> None:
@@ -300,8 +319,50 @@ def test_the_fee_is_at_least_its_rate_and_the_impact_no_gain(
     fill = taken(pool, amount, base_in=base_in)
     if fill is not None:
         assert fill.amount_in == amount
-        assert fill.fee * 1_000 >= amount * 2
+        assert fill.fee * 1_000_000_000 >= amount * least_fee(pool)
         assert 0 <= fill.impact_ppm <= 1_000_000
+
+
+@given(amounts, st.booleans())
+def test_a_raydium_fee_is_shared_as_the_program_shares_it(amount: int, base_in: bool) -> None:
+    fill = taken(RECORDED, amount, base_in=base_in)
+    if fill is not None:
+        split = raydium.split_fees(amount, raydium.TRADE_FEE)
+        assert (fill.fee, fill.protocol, fill.fund) == (split.trade, split.protocol, split.fund)
+
+
+@given(pools, amounts, st.booleans())
+def test_no_share_of_a_fee_exceeds_its_part(pool: RaydiumPool | MeteoraPool, amount: int, base_in: bool) -> None:
+    """A swap visits at most 141 bins; each rounds the venue's part down by less than one base unit."""
+    try:
+        fill = pool.exact_out(amount, base_in=base_in)
+    except NoLiquidityError:
+        return
+    if isinstance(pool, RaydiumPool):
+        assert (fill.protocol, fill.fund) == (fill.fee * 12 // 100, fill.fee * 4 // 100)
+    else:
+        assert fill.fund == 0
+        assert fill.fee // 10 - 141 <= fill.protocol <= fill.fee // 10
+
+
+def test_2_to_the_64_ticks_are_as_many_bins_as_the_logarithms_say() -> None:
+    assert meteora.active_bin(1 << 80, 10)[0] == 1_845_504_317_250_566_992
+    assert meteora.active_bin(1 << 80, 1)[0] == meteora.bin_tick(1 << 64, 1) == 1 << 64
+
+
+@given(st.integers(-80_000 << 16, 80_000 << 16), st.sampled_from([1, 4, 10, 25, 100, 400]))
+def test_the_active_bin_s_price_is_within_half_a_step(tick_q16: int, step_bps: int) -> None:
+    index, through = meteora.active_bin(tick_q16, step_bps)
+    assert 0 <= through < 64
+    tick = meteora.bin_tick(index, step_bps)
+    assert abs((tick << 16) - tick_q16) <= (step_bps << 15) + (1 << 16)
+
+
+@given(st.integers(-80_000, 80_000), st.sampled_from([1, 4, 10, 25, 100, 400]))
+def test_a_bin_s_tick_is_the_last_one_that_is_not_dearer(ticks: int, step_bps: int) -> None:
+    index = ticks // step_bps
+    price, tick = grid_price(step_bps, index), meteora.bin_tick(index, step_bps)
+    assert grid_price(1, tick) <= price < grid_price(1, tick + 1)
 
 
 @given(amounts, st.booleans())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.dex import market
 from app.dex.draws import draw, draw_below, draw_bytes
 from app.dex.errors import UnknownPairError, UnknownTokenError
-from app.dex.market import ONE, price_q64, reference_tick_q16
+from app.dex.market import ONE, basis_q16, price_q64, reference_tick_q16
 from app.dex.tokens import BONK, JUP, PAIRS, SOL, TOKENS, USDC, USDT, Pair, Token, pair_of, token
 from app.dex.transaction import from_base58
 
@@ -22,6 +22,7 @@ def forget() -> None:
     """Empty the caches, as in a new process."""
     market._knot.cache_clear()
     market.reference_tick_q16.cache_clear()
+    market.basis_q16.cache_clear()
 
 
 @given(names, names)
@@ -87,6 +88,38 @@ def test_the_volatility_is_that_of_a_year_with_80_percent(lag: int, low_ticks: i
     ]
     mean_square_q32 = sum(change * change for change in changes) // len(changes)
     assert (low_ticks << 16) ** 2 < mean_square_q32 * 10_000 < (high_ticks << 16) ** 2
+
+
+@given(st.sampled_from(PAIRS), st.integers(0, 1 << 40), st.integers(1, 8))
+def test_a_multiple_of_the_volatility_is_a_multiple_of_the_distance_from_the_anchor(
+    pair: Pair, slot: int, multiple: int
+) -> None:
+    anchor = reference_tick_q16("wide", pair, slot, 0)
+    once, often = (reference_tick_q16("wide", pair, slot, ppm) for ppm in (1_000_000, multiple * 1_000_000))
+    assert often - anchor == multiple * (once - anchor)
+    assert once == reference_tick_q16("wide", pair, slot)
+
+
+@given(st.sampled_from(["raydium", "meteora"]), st.sampled_from(PAIRS), st.integers(0, 1 << 40), st.integers(1, 500))
+def test_a_basis_stays_within_its_amplitude_and_costs_at_most_six_draws(
+    venue: str, pair: Pair, slot: int, amplitude_ticks: int
+) -> None:
+    forget()
+    basis = basis_q16("basis", venue, pair, slot, amplitude_ticks)
+    assert abs(basis) <= amplitude_ticks << 16
+    assert market._knot.cache_info().misses <= 6
+    later = basis_q16("basis", venue, pair, slot + 1, amplitude_ticks)
+    assert abs(later - basis) <= (amplitude_ticks << 16) // 16 + 3
+
+
+def test_each_venue_and_pair_has_a_basis_of_its_own_that_takes_either_sign() -> None:
+    drawn = {
+        (venue, pair.name): tuple(basis_q16("basis", venue, pair, slot, 40) for slot in range(10_000, 12_000, 40))
+        for venue in ("raydium", "meteora")
+        for pair in PAIRS
+    }
+    assert len(set(drawn.values())) == 2 * len(PAIRS)
+    assert all(min(values) < 0 < max(values) for values in drawn.values())
 
 
 @given(st.integers(-90_000 << 16, 90_000 << 16), st.integers(1, 1 << 20))

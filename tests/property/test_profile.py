@@ -1,16 +1,33 @@
-"""The profile ``assignment``: how far the venues' final prices are apart, and who is better."""
+"""The profiles: how far the venues' final prices are apart, who is better, and how venues fail or fall behind."""
 
 import asyncio
 from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
 
 from app.dex.errors import UnknownProfileError, VenueError, VenueTimeoutError, VenueUnavailableError
-from app.dex.market import pool_reserve, price_q64, reference_tick_q16
-from app.dex.profile import ASSIGNMENT, Profile, profile_named
+from app.dex.market import grid_price, pool_reserve, price_q64, reference_tick_q16
+from app.dex.pools.launches import launch_token
+from app.dex.profile import ASSIGNMENT, LONGTAIL, MAJOR, MILLION, Profile, profile_named
 from app.dex.tokens import PAIRS, SOL, USDC, Pair
-from app.dex.venue import VENUES, SimulatedVenue, Swap, VenueQuote, handicap_ticks, price_swap, simulated_venues
+from app.dex.venue import (
+    VENUES,
+    SimulatedVenue,
+    Swap,
+    VenueQuote,
+    handicap_ticks,
+    is_down,
+    price_swap,
+    reference_amount,
+    simulated_venues,
+    spot_tick,
+)
 from app.orders.events import Side
 from tests.clocks import VirtualClock
 
@@ -156,17 +173,174 @@ def test_a_quote_takes_200_ms_divided_by_the_speed(speed_ppm: int, waited_us: in
     assert asyncio.run(ask()) == waited_us
 
 
-def test_the_profile_is_found_by_name() -> None:
-    assert profile_named("assignment") == ASSIGNMENT == Profile()
+def sized_swaps(profile: Profile, least_bits: int, most_bits: int, chance: Random) -> Iterator[tuple[Swap, int]]:
+    """Orders over all pairs, directions and sides, from 2^−most to 2^−least of Raydium's pool; with a slot."""
+    number = 0
+    while True:
+        number += 1
+        pair, slot = chance.choice(PAIRS), chance.randrange(1 << 24)
+        reserve = pool_reserve(pair) * profile.raydium_depth_ppm // MILLION
+        base, quote = pair.base, pair.quote
+        if chance.random() < 0.5:
+            base, quote = quote, base
+            reserve = reserve * price_q64(reference_tick_q16(SEED, pair, slot, profile.volatility_ppm)) >> 64
+        largest = reserve >> chance.randint(least_bits, most_bits - 1)
+        side: Side = "sell" if chance.random() < 0.5 else "buy"
+        amount = chance.randint(largest // 2, largest)
+        yield Swap(order_id=f"order-{number}", attempt=1, side=side, base=base, quote=quote, amount=amount), slot
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("major", "not available yet"), ("longtail", "not available yet"), ("x", "unknown")]
+    ("profile", "bits", "typical_ppm", "least_share", "most_ppm", "cheaper"),
+    [(MAJOR, (7, 16), (0, 3_000), 80, 6_000, "meteora"), (LONGTAIL, (6, 10), (10_000, 50_000), 83, 90_000, "raydium")],
+    ids=["major", "longtail"],
 )
-def test_other_profiles_are_refused_by_name(name: str, reason: str) -> None:
-    with pytest.raises(UnknownProfileError, match=reason) as refused:
-        profile_named(name)
-    assert refused.value.known == ("assignment",)
+def test_the_final_amounts_differ_as_typically_as_the_profile_says(
+    profile: Profile,
+    bits: tuple[int, int],
+    typical_ppm: tuple[int, int],
+    least_share: int,
+    most_ppm: int,
+    cheaper: str,
+) -> None:
+    orders = list(islice(sized_swaps(profile, *bits, Random(1)), 2_000))
+    differences, wins = [], []
+    for swap, slot in orders:
+        quotes = tuple(price_swap(name, swap, slot, seed=SEED, profile=profile) for name in VENUES)
+        differences.append(difference_ppm(swap, quotes))
+        wins.append(best_and_worst(swap, quotes)[0].venue)
+    low, high = typical_ppm
+    assert sum(low <= difference <= high for difference in differences) * 100 >= least_share * len(orders)
+    assert max(differences) <= most_ppm
+    assert 80 * len(orders) <= wins.count(cheaper) * 100 < 100 * len(orders)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("assignment", "5c757293b5150eae"), ("major", "cf89d5c9558d6803"), ("longtail", "10d89f5ccd8bfdcb")],
+)
+def test_quotes_are_the_same_in_every_version(name: str, digest: str) -> None:
+    profile = profile_named(name)
+    quotes = [
+        (quoted.amount, quoted.fee, quoted.impact_ppm, *structs.astuple(quoted.fees))
+        for swap, slot in islice(sized_swaps(profile, 7, 16, Random(3)), 200)
+        for quoted in (price_swap(venue, swap, slot, seed=SEED, profile=profile) for venue in VENUES)
+    ]
+    assert sha256(repr(quotes).encode()).hexdigest()[:16] == digest
+
+
+def test_a_launched_token_has_no_reference_price() -> None:
+    swap = Swap(order_id="o", attempt=1, side="sell", base=launch_token(1), quote=SOL, amount=1, launch_slot=10_000)
+    assert reference_amount(swap, 10_000, seed=SEED, profile=ASSIGNMENT) is None
+
+
+profiles = st.sampled_from([ASSIGNMENT, MAJOR, LONGTAIL])
+slots = st.integers(10_000, 1 << 40)
+
+
+@given(profiles, st.sampled_from(PAIRS), slots, st.booleans(), st.sampled_from(["sell", "buy"]), st.integers(0, 40))
+def test_no_venue_ever_pays_more_or_asks_less_than_the_reference_price(
+    profile: Profile, pair: Pair, slot: int, reversed_pair: bool, side: Side, bits: int
+) -> None:
+    """The venues' prices stay within their fees of it, so that nobody gains by trading one against the other."""
+    base, quote = (pair.quote, pair.base) if reversed_pair else (pair.base, pair.quote)
+    swap = Swap(order_id="order", attempt=1, side=side, base=base, quote=quote, amount=(1 << bits) + slot % (1 << bits))
+    worth = reference_amount(swap, slot, seed=SEED, profile=profile)
+    assert worth is not None
+    for name in VENUES:
+        try:
+            quoted = price_swap(name, swap, slot, seed=SEED, profile=profile)
+        except VenueError:
+            continue
+        assert quoted.amount <= worth if side == "sell" else quoted.amount > worth
+        assert quoted.slot == slot
+        assert quoted.fees.lp + quoted.fees.protocol + quoted.fees.fund == quoted.fee
+        assert min(quoted.fees.lp, quoted.fees.protocol, quoted.fees.fund) >= 0
+
+
+@given(profiles, st.sampled_from(PAIRS), slots)
+def test_each_venue_s_spot_price_is_within_its_fee_of_the_reference_price(
+    profile: Profile, pair: Pair, slot: int
+) -> None:
+    reference = reference_tick_q16(SEED, pair, slot, profile.volatility_ppm) >> 16
+    fee_ticks = {"raydium": profile.raydium_fee_ppm // 100, "meteora": profile.meteora.base_fee // 100_000}
+    for name in VENUES:
+        assert abs(spot_tick(name, pair, slot, seed=SEED, profile=profile) - reference) <= fee_ticks[name] + 1
+
+
+@given(profiles, st.sampled_from(PAIRS), slots, st.sampled_from(VENUES))
+def test_a_swap_of_little_impact_is_exchanged_at_the_spot_price(
+    profile: Profile, pair: Pair, slot: int, name: str
+) -> None:
+    """A millionth of the pool, fee excluded; where the active bin has been sold out, at the price of the next one."""
+    calm = structs.replace(profile, handicap_ticks=(0, 0))
+    amount = pool_reserve(pair) * profile.meteora_depth_ppm // MILLION // MILLION
+    swap = Swap(order_id="order", attempt=1, side="sell", base=pair.base, quote=pair.quote, amount=amount)
+    quoted = price_swap(name, swap, slot, seed=SEED, profile=calm)
+    tick = spot_tick(name, pair, slot, seed=SEED, profile=profile)
+    step = profile.meteora.bin_step_bps if name == "meteora" else 1
+    most, least = ((amount - quoted.fee) * grid_price(1, at) >> 64 for at in (tick + 1, tick - step - 1))
+    assert least - 1 <= quoted.amount <= most
+
+
+@pytest.mark.parametrize("profile", [MAJOR, LONGTAIL], ids=["major", "longtail"])
+def test_a_venue_is_out_of_order_for_whole_windows_as_often_as_the_profile_says(profile: Profile) -> None:
+    often = structs.replace(profile, outage_ppm=200_000)
+    size, windows = often.outage_slots, range(500)
+    down = {name: [is_down(name, window * size, seed=SEED, profile=often) for window in windows] for name in VENUES}
+    for name in VENUES:
+        assert 70 <= sum(down[name]) <= 130
+        for window in range(20):
+            found = {is_down(name, window * size + part, seed=SEED, profile=often) for part in range(size)}
+            assert found == {down[name][window]}
+    assert down["raydium"] != down["meteora"]
+    assert profile.outage_ppm > 0
+
+
+def test_a_venue_that_is_down_gives_nobody_a_price_and_recovers() -> None:
+    profile = structs.replace(MAJOR, venue_error_ppm=0, venue_timeout_ppm=0, stale_ppm=0, outage_ppm=500_000)
+    venue = SimulatedVenue("raydium", seed=SEED, profile=profile, clock=VirtualClock(), speed_ppm=0)
+    for window in range(40):
+        slot = window * profile.outage_slots
+        for number in range(3):
+            asked = venue.quote(swap_of(f"order-{number}"), slot)
+            if is_down("raydium", slot, seed=SEED, profile=profile):
+                with pytest.raises(VenueUnavailableError, match="down for a while"):
+                    asyncio.run(asked)
+            else:
+                assert asyncio.run(asked).slot == slot
+
+
+def test_stale_states_come_as_often_and_are_as_old_as_the_profile_says_and_are_labelled() -> None:
+    profile = Profile(venue_error_ppm=0, venue_timeout_ppm=0, stale_ppm=250_000, stale_slots_max=40)
+    venue = SimulatedVenue("meteora", seed=SEED, profile=profile, clock=VirtualClock(), speed_ppm=0)
+    swap, asked_slots = swap_of(), range(20_000, 24_000)
+
+    async def ask() -> list[VenueQuote]:
+        return [await venue.quote(swap, slot) for slot in asked_slots]
+
+    answers = asyncio.run(ask())
+    behind = [slot - answer.slot for slot, answer in zip(asked_slots, answers, strict=True)]
+    assert set(behind) == set(range(41))
+    assert 900 <= sum(slots > 0 for slots in behind) <= 1_100
+    for answer in answers:
+        assert answer == price_swap("meteora", swap, answer.slot, seed=SEED, profile=profile)
+
+
+def test_the_profile_assignment_has_neither_stale_states_nor_outages() -> None:
+    assert (ASSIGNMENT.stale_ppm, ASSIGNMENT.outage_ppm) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "profile"), [("assignment", ASSIGNMENT), ("major", MAJOR), ("longtail", LONGTAIL)])
+def test_a_profile_is_found_by_name(name: str, profile: Profile) -> None:
+    assert profile_named(name) == profile
+    assert Profile() == ASSIGNMENT
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownProfileError) as refused:
+        profile_named("x")
+    assert refused.value.known == ("assignment", "major", "longtail")
 
 
 def test_an_unknown_venue_is_refused() -> None:

@@ -5,8 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 from app.dex.errors import DustError, NoLiquidityError
-from app.dex.market import Fill, pool_reserve, price_q64
-from app.dex.tokens import Pair
+from app.dex.market import Fill, price_q64
 from app.orders.money import ceil_div
 
 FEE_UNIT: Final = 1_000_000
@@ -37,9 +36,12 @@ def split_fees(amount_in: int, trade_fee: int, creator_fee: int = 0) -> FeeSplit
     total = ceil_div(amount_in * rate, FEE_UNIT)
     creator = total * creator_fee // rate
     trade = total - creator
-    protocol = trade * _PROTOCOL_SHARE // FEE_UNIT
-    fund = trade * _FUND_SHARE // FEE_UNIT
+    protocol, fund = _shares(trade)
     return FeeSplit(trade=trade, creator=creator, lp=trade - protocol - fund, protocol=protocol, fund=fund)
+
+
+def _shares(trade: int) -> tuple[int, int]:
+    return trade * _PROTOCOL_SHARE // FEE_UNIT, trade * _FUND_SHARE // FEE_UNIT
 
 
 def curve_out(net_in: int, reserve_in: int, reserve_out: int) -> int:
@@ -77,7 +79,7 @@ class RaydiumPool(Struct, frozen=True):
         out = curve_out(net, reserve_in, reserve_out)
         if out == 0:
             raise DustError(f"{amount_in} base units buy nothing")
-        return Fill(amount_in, out, fee, _impact_ppm(net, out, reserve_in, reserve_out))
+        return Fill(amount_in, out, fee, _impact_ppm(net, out, reserve_in, reserve_out), *_shares(fee))
 
     def exact_out(self, amount_out: int, *, base_in: bool) -> Fill:
         """Return the swap that takes out exactly ``amount_out``, at least 1.
@@ -88,7 +90,8 @@ class RaydiumPool(Struct, frozen=True):
         reserve_in, reserve_out = self._reserves(base_in)
         net = curve_in(amount_out, reserve_in, reserve_out)
         amount_in = ceil_div(net * FEE_UNIT, FEE_UNIT - self.trade_fee)
-        return Fill(amount_in, amount_out, amount_in - net, _impact_ppm(net, amount_out, reserve_in, reserve_out))
+        fee = amount_in - net
+        return Fill(amount_in, amount_out, fee, _impact_ppm(net, amount_out, reserve_in, reserve_out), *_shares(fee))
 
     def _reserves(self, base_in: bool) -> tuple[int, int]:
         if base_in:
@@ -101,7 +104,12 @@ def _impact_ppm(net_in: int, out: int, reserve_in: int, reserve_out: int) -> int
     return (at_price - out * reserve_in) * 1_000_000 // at_price
 
 
-def pool_at(pair: Pair, tick_q16: int) -> RaydiumPool:
-    """Return the simulated pool of ``pair`` at the price 1.0001^(``tick_q16`` ÷ 2^16); the quote reserve follows it."""
-    reserve = pool_reserve(pair)
-    return RaydiumPool(base_reserve=reserve, quote_reserve=reserve * price_q64(tick_q16) >> 64)
+def pool_at(reserve: int, tick_q16: int, trade_fee: int = TRADE_FEE) -> RaydiumPool:
+    """Return the simulated pool that holds ``reserve`` base units of its base token, at a price.
+
+    Args:
+        reserve: at least 1; the quote reserve follows from it and the price.
+        tick_q16: the price as a power of 1.0001, times 2^16.
+        trade_fee: in millionths of the amount paid in.
+    """
+    return RaydiumPool(reserve, reserve * price_q64(tick_q16) >> 64, trade_fee)

@@ -1,4 +1,4 @@
-"""The simulated Solana chain: a world of its own beside the engine, with its own clock, sent bytes and ledger."""
+"""The simulated chain itself: what lands, where and with which amounts, and the launches that messages name."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -7,17 +7,19 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from app.dex.chain import scripts
 from app.dex.draws import draw_below, draw_bytes
 from app.dex.errors import BlockhashExpiredError, ChainMismatchError, ChainUnavailableError, VenueError
-from app.dex.market import SLOT_MS
+from app.dex.market import SLOT_MS, Swap
+from app.dex.pools.launches import LaunchError, WrongLaunchError, is_launched_token, scheduled_slot
 from app.dex.profile import MILLION, Profile
+from app.dex.tokens import Token, pair_of
 from app.dex.transaction import SwapMessage, decode, tx_id, verify
-from app.dex.venue import price_swap
+from app.dex.venue import VenueFees, price_swap
 from eventstore.errors import StoreUnavailableError
 from eventstore.redis.connection import Pipeline
-from eventstore.redis.scripts import Script, script_of
+from eventstore.redis.scripts import Script
 
-GENESIS_SLOT: Final = 10_000
 BLOCKHASH_LIFETIME: Final = 150
 """Heights that a blockhash stays usable."""
 CONFIRMATION_SLOTS: Final = 2
@@ -26,76 +28,9 @@ NETWORK_FEE: Final = 5_000
 SIGNATURES_MAX: Final = 256
 """Most signatures that one observation may ask for."""
 
-_LEDGER_PAGE: Final = 500
-_MISMATCH: Final = -1
-_EXPIRED: Final = -2
+_LAUNCHES_PAGE: Final = 500
+_LAUNCH_SLOT_MAX: Final = (1 << 53) - 1
 _SLOT_US: Final = SLOT_MS * 1_000
-
-# KEYS 1: clock. ARGV 1: fingerprint of the world, 2: microseconds per slot (0: no running clock), 3: slots to advance
-# by when no clock runs. The stored pair (slot, since) is only ever moved by whole slots, so the slot never decreases,
-# survives a change of speed, and stands still, instead of going back, when the server's clock is set back.
-_CLOCK: Final = f"""
-local function current_slot()
-  local time = redis.call('TIME')
-  local us = time[1] * 1000000 + time[2]
-  local clock = redis.call('HMGET', KEYS[1], 'world', 'slot', 'since')
-  local slot, since = tonumber(clock[2]) or {GENESIS_SLOT}, tonumber(clock[3]) or us
-  if clock[1] and clock[1] ~= ARGV[1] then return {_MISMATCH} end
-  local slot_us, passed, start = tonumber(ARGV[2]), 0, math.min(since, us)
-  if slot_us == 0 then
-    passed, start = tonumber(ARGV[3]), us
-  else
-    local elapsed = us - start
-    passed = (elapsed - elapsed % slot_us) / slot_us
-    start = start + passed * slot_us
-  end
-  if passed > 0 or us < since or not clock[1] then
-    redis.call('HSET', KEYS[1], 'world', ARGV[1], 'slot', string.format('%.0f', slot + passed),
-      'since', string.format('%.0f', start))
-  end
-  return slot + passed
-end
-"""
-
-_READ_SLOT: Final = f"""{_CLOCK}
-return {{current_slot()}}
-"""
-
-# KEYS 2: signature -> message, 3: signature -> slots of its broadcasts. ARGV 4: signature, 5: message, 6: slot of its
-# blockhash, 7: last valid height. A signature has at most some 200 broadcasts; more are of no use and not kept.
-_SEND: Final = f"""{_CLOCK}
-local slot = current_slot()
-if slot < 0 then return {{slot}} end
-if tonumber(ARGV[6]) > slot or tonumber(ARGV[7]) < slot then return {{{_EXPIRED}}} end
-redis.call('HSETNX', KEYS[2], ARGV[4], ARGV[5])
-local sent = redis.call('HGET', KEYS[3], ARGV[4])
-if not sent then
-  redis.call('HSET', KEYS[3], ARGV[4], string.format('%.0f', slot))
-elseif #sent < 2000 then
-  redis.call('HSET', KEYS[3], ARGV[4], sent .. ',' .. string.format('%.0f', slot))
-end
-return {{slot}}
-"""
-
-# ARGV 4 and on: signatures. The slot is read first, what was sent after it: the statuses are of a view that is at
-# least as new as the height, whatever happens in between.
-_OBSERVE: Final = f"""{_CLOCK}
-local slot = current_slot()
-if slot < 0 or #ARGV < 4 then return {{slot, {{}}, {{}}}} end
-local signatures = {{}}
-for i = 4, #ARGV do signatures[i - 3] = ARGV[i] end
-return {{slot, redis.call('HMGET', KEYS[2], unpack(signatures)), redis.call('HMGET', KEYS[3], unpack(signatures))}}
-"""
-
-
-# ARGV 4: cursor. A page of both hashes; HSCAN may give a signature twice.
-_LEDGER: Final = f"""{_CLOCK}
-local slot = current_slot()
-if slot < 0 then return {{slot}} end
-local page, sent = redis.call('HSCAN', KEYS[2], ARGV[4], 'COUNT', {_LEDGER_PAGE}), {{}}
-for i = 1, #page[2], 2 do sent[#sent + 1] = redis.call('HGET', KEYS[3], page[2][i]) end
-return {{slot, page[1], page[2], sent}}
-"""
 
 
 class Blockhash(Struct, frozen=True):
@@ -114,8 +49,10 @@ class Landed(Struct, frozen=True, kw_only=True):
     amount_out: int
     fee: int
     """Pool fee, in the token that was paid in."""
+    fees: VenueFees
+    """Who gets it; the parts add up to ``fee``."""
     network_fee: int
-    """Lamports."""
+    """Lamports: the fee for the signature."""
 
 
 class LandedFailed(Struct, frozen=True, kw_only=True):
@@ -152,9 +89,6 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     amount_out: int
 
 
-_read_slot, _send, _observe, _ledger_page = map(script_of, (_READ_SLOT, _SEND, _OBSERVE, _LEDGER))
-
-
 class SimulatedChain:
     """The simulated chain in one Redis server, under ``<namespace>:*``; every method may be called concurrently.
 
@@ -178,12 +112,12 @@ class SimulatedChain:
         self._seed = seed
         self._profile = profile
         self._slot_us = max(1, _SLOT_US * MILLION // speed_ppm) if speed_ppm else 0
-        self._keys = [f"{namespace}:{name}" for name in ("clock", "messages", "broadcasts")]
+        self._keys = [f"{namespace}:{name}" for name in ("clock", "messages", "broadcasts", "launches")]
         self._world = sha256(seed.encode() + b"\n" + msgspec.json.encode(profile)).hexdigest()[:16]
 
     async def slot(self) -> int:
         """Return the current slot, which never decreases."""
-        (slot,) = await self._run(_read_slot, 0)
+        (slot,) = await self._run(scripts.READ_SLOT, 0)
         return int(slot)
 
     async def latest_blockhash(self) -> Blockhash:
@@ -198,15 +132,20 @@ class SimulatedChain:
         Raises:
             MalformedMessageError, InvalidSignatureError: the bytes are no signed swap message.
             BlockhashExpiredError: the message's blockhash is past its last valid height, or none of this chain.
+            WrongLaunchError: the message names another launch slot than the one that holds for its token.
         """
         verify(message, signature)
-        blockhash = decode(message).blockhash
+        swap, blockhash = decode(message).swap, decode(message).blockhash
         height = int.from_bytes(blockhash[:8], "big")
         if self._blockhash(height).hash != blockhash:
             raise BlockhashExpiredError("the blockhash is none of this chain")
-        (slot,) = await self._run(_send, 0, tx_id(signature), message, height, height + BLOCKHASH_LIFETIME)
-        if slot == _EXPIRED:
+        symbol, named, scheduled = self._launch_named(swap)
+        args = (tx_id(signature), message, height, height + BLOCKHASH_LIFETIME, symbol, named, scheduled)
+        slot, *held = await self._run(scripts.SEND, 0, *args)
+        if slot == scripts.EXPIRED:
             raise BlockhashExpiredError(f"the blockhash of height {height} is not valid now")
+        if slot == scripts.WRONG_LAUNCH:
+            raise WrongLaunchError(symbol, named, int(held[0]))
 
     async def observe(self, signatures: Sequence[str]) -> Observation:
         """Return the confirmed height and the status of each of ``signatures``, at most :data:`SIGNATURES_MAX`.
@@ -218,7 +157,7 @@ class SimulatedChain:
         """
         if len(signatures) > SIGNATURES_MAX:
             raise ValueError(f"at most {SIGNATURES_MAX} signatures can be observed at once, not {len(signatures)}")
-        slot, messages, broadcasts = await self._run(_observe, 1, *signatures)
+        slot, messages, broadcasts = await self._run(scripts.OBSERVE, 1, *signatures)
         confirmed = slot - CONFIRMATION_SLOTS
         statuses: dict[str, Status] = {}
         for signature, message, sent in zip(signatures, messages, broadcasts, strict=False):
@@ -227,6 +166,44 @@ class SimulatedChain:
                 if status is not None:
                     statuses[signature] = status
         return Observation(height=confirmed, slot=confirmed, statuses=statuses)
+
+    async def launch(self, token: Token, slot: int) -> int:
+        """Let ``token`` launch at ``slot`` instead of its scheduled slot, and return the slot at which it does launch.
+
+        A launch never changes once it was announced, has taken place, or stands in a message that was sent: then
+        nothing is changed, and the slot that holds is returned.
+
+        Raises:
+            LaunchError: the token is not a launched one, or ``slot`` is over or beyond 2^53 − 1.
+        """
+        if not is_launched_token(token):
+            raise LaunchError(f"{token.symbol} is not a launched token: it always trades")
+        if slot > _LAUNCH_SLOT_MAX:
+            raise LaunchError(f"slot {slot} is beyond {_LAUNCH_SLOT_MAX}")
+        scheduled = scheduled_slot(self._seed, token)
+        outcome, held = await self._run(scripts.LAUNCH, 0, token.symbol, slot, scheduled)
+        if outcome == scripts.PAST_LAUNCH:
+            raise LaunchError(f"slot {slot} is over: the current one is {int(held)}")
+        return int(held)
+
+    async def launch_slots(self, tokens: Sequence[Token]) -> dict[str, int]:
+        """Return by symbol at which slot each of ``tokens`` launches, as far as is known now.
+
+        A slot that is not over may still be replaced by an announced one: compare with :meth:`slot`, read afterwards.
+
+        Raises:
+            LaunchError: a token is not a launched one.
+        """
+        for token in tokens:
+            if not is_launched_token(token):
+                raise LaunchError(f"{token.symbol} is not a launched token: it always trades")
+        found: dict[str, int] = {}
+        for start in range(0, len(tokens), _LAUNCHES_PAGE):
+            page = tokens[start : start + _LAUNCHES_PAGE]
+            _, held = await self._run(scripts.LAUNCH_SLOTS, 0, *(token.symbol for token in page))
+            for token, slot in zip(page, held, strict=True):
+                found[token.symbol] = scheduled_slot(self._seed, token) if slot is None else int(slot)
+        return found
 
     async def ledger(self) -> list[LedgerEntry]:
         """Return everything that has landed and is confirmed by the current slot, oldest first.
@@ -237,7 +214,7 @@ class SimulatedChain:
         confirmed: int | None = None
         cursor = b"0"
         while True:
-            slot, cursor, page, broadcasts = await self._run(_ledger_page, 0, cursor)
+            slot, cursor, page, broadcasts = await self._run(scripts.LEDGER, 0, cursor)
             confirmed = slot - CONFIRMATION_SLOTS if confirmed is None else confirmed
             for signature, message, sent in zip(page[::2], page[1::2], broadcasts, strict=True):
                 name, content = signature.decode(), decode(message)
@@ -247,6 +224,12 @@ class SimulatedChain:
             if cursor == b"0":
                 break
         return sorted(entries.values(), key=lambda entry: (entry.slot, entry.signature))
+
+    def _launch_named(self, swap: Swap) -> tuple[str, int, int]:
+        if swap.launch_slot is None:
+            return "", 0, 0
+        launched = pair_of(swap.base, swap.quote).base
+        return launched.symbol, swap.launch_slot, scheduled_slot(self._seed, launched)
 
     def _blockhash(self, height: int) -> Blockhash:
         # The height stands in the hash, so that a message alone says until when it can land.
@@ -295,7 +278,14 @@ class SimulatedChain:
         if quote.amount < message.limit if sell else quote.amount > message.limit:
             return LandedFailed(slot=slot, error="ExceededSlippage", network_fee=NETWORK_FEE)
         paid, received = (swap.amount, quote.amount) if sell else (quote.amount, swap.amount)
-        return Landed(slot=slot, amount_in=paid, amount_out=received, fee=quote.fee, network_fee=NETWORK_FEE)
+        return Landed(
+            slot=slot,
+            amount_in=paid,
+            amount_out=received,
+            fee=quote.fee,
+            fees=quote.fees,
+            network_fee=NETWORK_FEE,
+        )
 
     async def _run(self, script: Script, advance: int, *args: str | bytes | int) -> list[Any]:
         try:
@@ -304,7 +294,7 @@ class SimulatedChain:
             )
         except StoreUnavailableError as error:
             raise ChainUnavailableError(str(error)) from error
-        if reply[0] == _MISMATCH:
+        if reply[0] == scripts.MISMATCH:
             raise ChainMismatchError(f"the chain in {self._keys[0]} was made with another seed or profile")
         return reply
 
