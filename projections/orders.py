@@ -11,8 +11,11 @@ from eventstore.ids import event_id, partition_in
 from projections.errors import FrameError, OrderMismatchError
 
 LAMPORTS_DECIMALS: Final = 9
+DEFAULT_TIME_IN_FORCE: Final = "GTC"
+"""What a limit order that names none asks for: events omit it."""
 
 _AMOUNT: Final = re.compile(r"([0-9]{1,39})(?:\.([0-9]{1,18}))?", re.ASCII)
+_PRICE: Final = re.compile(r"0*([0-9]{1,20})(?:\.([0-9]{1,18}))?", re.ASCII)
 _T = TypeVar("_T")
 
 
@@ -68,6 +71,9 @@ class Frame(_Published, frozen=True, gc=False):
     decimals: tuple[int, int] | None = None
     order_type: str | None = None
     slippage_bps: int | None = None
+    limit_price: str | None = None
+    time_in_force: str | None = None
+    expire_at: str | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
     attempt: int | None = None
@@ -75,14 +81,18 @@ class Frame(_Published, frozen=True, gc=False):
     tx_id: str | None = None
     receipt: Receipt | None = None
     error: Failure | None = None
+    code: str | None = None
+    message: str | None = None
 
 
 class OrderRow(Struct, frozen=True, gc=False):
     """A row of the table ``orders``, its fields named and ordered as the columns.
 
-    ``amount`` is decimal text in the base asset's unit; ``amount_in``, ``amount_out``, ``fee`` and ``network_fee`` are
-    base units of the asset paid in, received, paid in and of SOL. Times are text, ``YYYY-MM-DDThh:mm:ss.ffffffZ``.
-    ``venue``, ``tx_id`` and the failure are those of the latest attempt; a confirmed order has no failure.
+    ``amount`` is decimal text in the base asset's unit, ``limit_price`` in the quote asset per base asset;
+    ``amount_in``, ``amount_out``, ``fee`` and ``network_fee`` are base units of the asset paid in, received, paid in
+    and of SOL. Times are text, ``YYYY-MM-DDThh:mm:ss.ffffffZ``. ``venue`` and ``tx_id`` are those of the latest
+    attempt, and so is the failure, unless it says why the order was cancelled; a confirmed order has none.
+    ``limit_price`` and ``time_in_force`` are None for all but limit orders.
     """
 
     id: str
@@ -112,6 +122,9 @@ class OrderRow(Struct, frozen=True, gc=False):
     partition: int
     created_at: str
     updated_at: str
+    limit_price: str | None
+    time_in_force: str | None
+    expire_at: str | None
 
 
 _decode: Final = msgspec.json.Decoder(Frame).decode
@@ -157,9 +170,12 @@ def apply(row: OrderRow | None, frame: Frame) -> OrderRow:
             return replace(row, venue=_of(frame, "chosen", frame.chosen).venue)
         case "SubmitIntentRecorded":
             return replace(row, tx_id=_of(frame, "txId", frame.tx_id))
-        case "AttemptFailed" | "OrderFailed":
+        case "AttemptFailed" | "OrderFailed" | "OrderRejected":
             failure = _of(frame, "error", frame.error)
             return replace(row, failure_code=failure.code, failure_message=failure.message)
+        case "OrderCancelled":
+            code, message = _of(frame, "code", frame.code), _of(frame, "message", frame.message)
+            return replace(row, failure_code=code, failure_message=message)
         case "OrderConfirmed":
             return _confirmed(row, frame)
         case _:
@@ -176,11 +192,13 @@ def _accepted(frame: Frame) -> OrderRow:
     base_decimals, quote_decimals = _of(frame, "decimals", frame.decimals)
     amount = _of(frame, "amount", frame.amount)
     _units(frame, amount, base_decimals)
+    order_type = _of(frame, "orderType", frame.order_type)
+    limited = order_type == "limit"
     return OrderRow(
         id=frame.order_id,
         client_id=frame.meta.client,
         side=_of(frame, "side", frame.side),
-        type=_of(frame, "orderType", frame.order_type),
+        type=order_type,
         base_asset=_of(frame, "baseAsset", frame.base_asset),
         quote_asset=_of(frame, "quoteAsset", frame.quote_asset),
         amount=amount,
@@ -204,6 +222,9 @@ def _accepted(frame: Frame) -> OrderRow:
         partition=partition_in(frame.order_id),
         created_at=frame.at,
         updated_at=frame.at,
+        limit_price=_price(frame, _of(frame, "limitPrice", frame.limit_price)) if limited else None,
+        time_in_force=(frame.time_in_force or DEFAULT_TIME_IN_FORCE) if limited else None,
+        expire_at=frame.expire_at,
     )
 
 
@@ -238,3 +259,12 @@ def _units(frame: Frame, amount: str, decimals: int) -> int:
     if match is None or len(match[2] or "") > decimals:
         raise FrameError(event_id(frame.order_id, frame.seq), f"{amount!r} is not an amount with {decimals} decimals")
     return int(match[1] + (match[2] or "").ljust(decimals, "0"))
+
+
+def _price(frame: Frame, price: str) -> str:
+    """Return a price as the shortest exact decimal, which is how the column reads back."""
+    match = _PRICE.fullmatch(price)
+    if match is None:
+        raise FrameError(event_id(frame.order_id, frame.seq), f"{price!r} is not a price")
+    whole, fraction = match[1].lstrip("0") or "0", (match[2] or "").rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole

@@ -103,9 +103,9 @@ def event_line(commit: StoredCommit, position: int, frame: Frame, data: bytes) -
 
 
 def _order_column(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    if column.key in ("created_at", "updated_at"):
+    if column.key in ("created_at", "updated_at", "expire_at"):
         return time_text(column)
-    if column.key == "amount":
+    if column.key in ("amount", "limit_price"):
         return cast(func.trim_scale(column, type_=Numeric), Text)
     return column
 

@@ -1,6 +1,6 @@
 """The tables as SQLAlchemy sees them. Keep in step with alembic/versions: a test compares the two."""
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -23,6 +23,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 _AMOUNTS: Final = ("amount", "amount_in", "amount_out", "fee", "network_fee")
 _UNITS_LIMIT: Final = 2**64
@@ -33,7 +34,8 @@ def orders_table(metadata: MetaData, name: str) -> Table:
 
     ``amount`` is in the base asset's own unit; ``amount_in``, ``amount_out`` and ``fee`` are in base units of the asset
     paid in, received and paid in; ``network_fee`` is in lamports. ``venue``, ``tx_id`` and the failure are those of the
-    latest attempt.
+    latest attempt, or why the order was cancelled. ``limit_price`` is quote asset per base asset; it and
+    ``time_in_force`` belong to limit orders alone, ``expire_at`` to orders with an end of their own.
     """
     table = Table(
         name,
@@ -65,6 +67,9 @@ def orders_table(metadata: MetaData, name: str) -> Table:
         Column("partition", SmallInteger, nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False),
         Column("updated_at", DateTime(timezone=True), nullable=False),
+        Column("limit_price", Numeric(38, 18)),
+        Column("time_in_force", Text),
+        Column("expire_at", DateTime(timezone=True)),
         PrimaryKeyConstraint("id", name=f"{name}_pkey"),
         *(
             CheckConstraint(f"{amount} >= 0 AND {amount} < {_UNITS_LIMIT}", name=f"{name}_{amount}_check")
@@ -73,7 +78,11 @@ def orders_table(metadata: MetaData, name: str) -> Table:
         CheckConstraint("side IN ('buy', 'sell')", name=f"{name}_side_check"),
         CheckConstraint("version >= 1", name=f"{name}_version_check"),
     )
-    columns = table.c
+    _index_orders(table.c, name)
+    return table
+
+
+def _index_orders(columns: ReadOnlyColumnCollection[str, Column[Any]], name: str) -> None:
     Index(f"{name}_created", columns.created_at, columns.id)
     Index(f"{name}_client_created", columns.client_id, columns.created_at, columns.id)
     Index(f"{name}_status_created", columns.status, columns.created_at, columns.id)
@@ -84,7 +93,6 @@ def orders_table(metadata: MetaData, name: str) -> Table:
         unique=True,
         postgresql_where=columns.idempotency_key.is_not(None),
     )
-    return table
 
 
 metadata: Final = MetaData()

@@ -3,12 +3,19 @@
 from app.orders.events import (
     AttemptFailed,
     AttemptStarted,
+    CancelRejected,
+    CancelRequested,
     Chosen,
     Event,
     Failure,
+    Fees,
     OrderAccepted,
+    OrderCancelled,
     OrderConfirmed,
+    OrderExpired,
     OrderFailed,
+    OrderRejected,
+    OrderRested,
     PriceProtectionTripped,
     QuotesCollected,
     Receipt,
@@ -16,6 +23,8 @@ from app.orders.events import (
     RouteSelected,
     SubmissionUnknown,
     SubmitIntentRecorded,
+    Trigger,
+    TriggerFired,
 )
 from eventstore.canonical import SealedEvent, seal
 from eventstore.ids import new_stream_id, new_ulid
@@ -82,7 +91,9 @@ def with_timer(stream: str, due_ms: int) -> Append:
 
 
 _FAILURE = Failure(code="no_quote", message="no venue gave a usable quote")
-_RECEIPT = Receipt(venue="raydium", amount_in="1", amount_out="2", fee="0", network_fee="0.000005", slot=1)
+_RECEIPT = Receipt(venue="raydium", amount_in="1", amount_out="2", fee="0", network_fee="0.000005", slot=1, fees=Fees())
+_TRIGGER = Trigger(pair="SOL/USDC", when="rises_to", level=-17_000)
+_LATER = "2026-11-21T00:00:00.000000Z"
 
 EVERY_EVENT: tuple[Event, ...] = (
     OrderAccepted(
@@ -94,15 +105,30 @@ EVERY_EVENT: tuple[Event, ...] = (
         order_type="market",
         slippage_bps=50,
     ),
+    OrderRested(trigger=_TRIGGER, slot=1),
+    TriggerFired(trigger=_TRIGGER, slot=2, observed=-17_000, venue="raydium"),
     AttemptStarted(attempt=1),
     QuotesCollected(slot=1, quotes=()),
-    RouteSelected(policy="best-net/1", chosen=Chosen(venue="raydium", amount="2"), decision="0", min_out="2"),
-    PriceProtectionTripped(guard="anchor", limit="2", observed="1"),
+    RouteSelected(
+        policy="best-net/1",
+        guards="guards/1",
+        steps=("swap", "memo"),
+        chosen=Chosen(venue="raydium", amount="2"),
+        decision="0",
+        min_out="2",
+    ),
+    PriceProtectionTripped(guard="anchor", unit="USDC", limit="2", observed="1", guards="guards/1"),
     SubmitIntentRecorded(tx_id="t", message="", last_valid_height=1),
-    SubmissionUnknown(checks=1, next_check_at="2026-11-21T00:00:00.000000Z"),
-    AttemptFailed(attempt=1, error=_FAILURE, retry=Retry(attempt=2, delay_ms=1, due_at="2026-11-21T00:00:00.000000Z")),
+    SubmissionUnknown(checks=1, next_check_at=_LATER),
+    SubmissionUnknown(checks=1, next_check_at=_LATER, cancel_pending=True),
+    AttemptFailed(attempt=1, error=_FAILURE, retry=Retry(attempt=2, delay_ms=1, due_at=_LATER)),
     AttemptFailed(attempt=3, error=_FAILURE),
+    CancelRequested(by="client"),
+    CancelRejected(reason="too late"),
     OrderConfirmed(tx_id="t", receipt=_RECEIPT),
+    OrderCancelled(by="client", code="requested", message="cancelled on request"),
+    OrderExpired(expire_at=_LATER),
+    OrderRejected(error=_FAILURE),
     OrderFailed(error=_FAILURE, attempts=3),
 )
-"""One event of each type, and of each public name."""
+"""One event of each type, and of each public name and status."""

@@ -27,6 +27,7 @@ from app.orders.events import (
     Chosen,
     Event,
     Failure,
+    Fees,
     OrderAccepted,
     OrderConfirmed,
     OrderFailed,
@@ -278,6 +279,8 @@ def routed(attempt: int = 1, venue: str = "raydium", side: Side = "sell") -> Lif
     """An attempt up to its chosen route."""
     route = RouteSelected(
         policy="best",
+        guards="guards/1",
+        steps=("swap", "memo"),
         chosen=Chosen(venue=venue, amount="301.25"),
         decision="d" * 16,
         min_out="299.7" if side == "sell" else None,
@@ -308,7 +311,13 @@ def submitted(tx_id: str = "5xSignature") -> SubmitIntentRecorded:
 
 def confirmed(tx_id: str = "5xSignature", *, paid: str = "1.5", received: str = "301.25") -> OrderConfirmed:
     receipt = Receipt(
-        venue="raydium", amount_in=paid, amount_out=received, fee="0.00375", network_fee="0.000005", slot=9
+        venue="raydium",
+        amount_in=paid,
+        amount_out=received,
+        fee="0.00375",
+        network_fee="0.000005",
+        slot=9,
+        fees=Fees(lp="0.00315", protocol="0.0006"),
     )
     return OrderConfirmed(tx_id=tx_id, receipt=receipt)
 

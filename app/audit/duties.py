@@ -1,20 +1,23 @@
-"""Open orders have what moves them on: the task or the timer that their state obliges the store to hold."""
+"""Open orders have what moves them on: the task, timers and trigger that their state obliges the store to hold."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from app.audit.examine import examine, read_order
 from app.audit.findings import Fault, Finding, of_order
 from app.execution.streams import TIMERS
-from app.orders.obligations import Obligation, obligations
+from app.orders.obligations import Obligation, Owed, Watching, obligations
 from app.orders.times import format_time
 from eventstore.errors import BadIdError
-from eventstore.store import EventStore
+from eventstore.store import WAITING, EventStore
+
+_Kinds = dict[str, set[str]]
+"""Kinds of the tasks that each order has."""
 
 
 async def unmet_obligations(store: EventStore, partition: int, order_ids: Collection[str]) -> list[Finding]:
-    """Return the orders of ``partition`` that need a task or timer and have none, or one that is due at another time.
+    """Return the orders of ``partition`` that lack a task, timer or trigger entry, or have one with another score.
 
-    A parked task is a task: it waits for a person, but it is not lost.
+    A task that waits for its lane's turn is a task, and so is a parked one: it waits for a person, but it is not lost.
 
     Safe while workers work: an order that is being worked on may be between two states at the first look, so it counts
     only if a second look finds the same and the order stood still meanwhile.
@@ -31,31 +34,57 @@ async def unmet_obligations(store: EventStore, partition: int, order_ids: Collec
 
 async def _look(store: EventStore, partition: int, order_ids: Iterable[str]) -> dict[str, tuple[int, Fault]]:
     """Return which of ``order_ids`` lack something, at which version."""
-    owed: dict[str, tuple[int, tuple[Obligation, ...]]] = {}
+    owed: dict[str, tuple[int, tuple[Owed, ...]]] = {}
     for order_id in order_ids:
         events = await read_order(store, order_id)
         state = examine(order_id, events).state
         if state is not None and events:
             owed[order_id] = (events[-1].version, obligations(state))
+    triggers = {duty.trigger.index for _, duties in owed.values() for duty in duties if isinstance(duty, Watching)}
     # Timers before tasks: a timer that fires in between has become a task.
-    timers = {entry.member: entry.score for entry in await store.read_index(partition, TIMERS)}
-    busy = {task.stream for task in await store.list_tasks(partition)}
-    parked = {task.stream: task.kind for task in await store.list_parked()}
+    scores = {
+        (index, entry.member): entry.score
+        for index in (TIMERS, *sorted(triggers))
+        for entry in await store.read_index(partition, index)
+    }
+    kinds = await _kinds(store, partition)
     lacking: dict[str, tuple[int, Fault]] = {}
     for order_id, (version, duties) in owed.items():
         for duty in duties:
-            if order_id in busy or _covers(parked.get(order_id), duty):
-                continue
-            fault = _timer_fault(duty, timers.get(f"{duty.kind} {order_id}"))
+            fault = _fault(order_id, duty, scores, kinds.get(order_id, set()))
             if fault is not None:
                 lacking[order_id] = (version, fault)
     return lacking
 
 
-def _covers(parked_kind: str | None, duty: Obligation) -> bool:
-    """Return whether a parked task of this kind does ``duty`` once it is retried."""
+async def _kinds(store: EventStore, partition: int) -> _Kinds:
+    found: _Kinds = {}
+    # Waiting tasks first: what is admitted in between has become a task like the others.
+    for member in [entry.member for entry in await store.read_index(partition, WAITING)]:
+        kind, _, order_id = member.partition(" ")
+        found.setdefault(order_id, set()).add(kind)
+    for task in await store.list_tasks(partition):
+        found.setdefault(task.stream, set()).add(task.kind)
+    for parked in await store.list_parked():
+        found.setdefault(parked.stream, set()).add(parked.kind)
+    return found
+
+
+def _fault(order_id: str, duty: Owed, scores: Mapping[tuple[str, str], int], kinds: Collection[str]) -> Fault | None:
+    if isinstance(duty, Watching):
+        # A task does not stand in for it: an order that is worked on has left its trigger by an event.
+        return _trigger_fault(duty, scores.get((duty.trigger.index, order_id)))
     # One task covers an attempt and, without a timer between them, the resolve that ends it.
-    return parked_kind is not None and parked_kind in (duty.kind, "attempt")
+    if duty.kind in kinds or (duty.kind == "resolve" and "attempt" in kinds):
+        return None
+    return _timer_fault(duty, scores.get((TIMERS, f"{duty.kind} {order_id}")))
+
+
+def _trigger_fault(duty: Watching, score: int | None) -> Fault | None:
+    if score == duty.trigger.score:
+        return None
+    found = "none" if score is None else f"one with the score {score}"
+    return Fault("obligation", f"an entry of {duty.trigger.index} with the score {duty.trigger.score}", found)
 
 
 def _timer_fault(duty: Obligation, due_ms: int | None) -> Fault | None:
@@ -76,8 +105,10 @@ def _due(ms: int) -> str:
 
 async def named_orders(store: EventStore, partition: int) -> dict[str, str]:
     """Return the orders that the tasks and timers of ``partition`` name, each with one of these in words."""
-    timers = [entry.member for entry in await store.read_index(partition, TIMERS)]
-    named = {member.partition(" ")[2]: f"timer `{member}`" for member in timers}
+    named: dict[str, str] = {}
+    for index, word in ((TIMERS, "timer"), (WAITING, "waiting task")):
+        for member in [entry.member for entry in await store.read_index(partition, index)]:
+            named[member.partition(" ")[2]] = f"{word} `{member}`"
     for task in await store.list_tasks(partition):
         named[task.stream] = f"task {task.id}, {task.kind} {task.stream}"
     return named

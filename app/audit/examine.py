@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from app.audit.findings import Fault, Finding, of_order
-from app.audit.rules import rule_faults
+from app.audit.rules.comparing import Moment
+from app.audit.rules.transition import rule_faults
 from app.orders.codec import from_frame
 from app.orders.errors import OrderError
 from app.orders.events import Event, SubmitIntentRecorded
@@ -15,10 +16,12 @@ from app.orders.evolve import evolve
 from app.orders.lifecycle import public_names
 from app.orders.obligations import obligations
 from app.orders.state import Absent, State
+from app.orders.times import parse_time
 from eventstore.canonical import chain_fault
 from eventstore.store import EventStore, StoredEvent
 
 PAGE: Final = 1000
+_TIMES: Final = "times as YYYY-MM-DDThh:mm:ss.ffffffZ"
 
 
 class _EnvelopeMeta(Struct):
@@ -112,9 +115,20 @@ def _step(order_id: str, stored: StoredEvent, before: Sequence[Step]) -> Step:
         faults.append(Fault("readable", "an event that this version of OrderTape knows", str(error)))
         state = None
     if state is not None and event is not None:
-        faults += [*rule_faults(state, event), *_repetition_faults(event, before)]
+        moment = _moment(envelope, before, faults)
+        faults += [*rule_faults(state, event, moment), *_repetition_faults(event, before)]
         state = _fold(state, event, faults)
     return Step(stored=stored, envelope=envelope, event=event, state=state, faults=tuple(faults))
+
+
+def _moment(envelope: Envelope | None, before: Sequence[Step], faults: list[Fault]) -> Moment:
+    at_us: int | None = None
+    try:
+        at_us = None if envelope is None else parse_time(envelope.at)
+    except ValueError as error:
+        faults.append(Fault("readable", _TIMES, str(error)))
+    earlier = before[-2].state if len(before) > 1 else Absent()
+    return Moment(at_us=at_us, last=before[-1].event if before else None, before=earlier)
 
 
 def _fold(state: State, event: Event, faults: list[Fault]) -> State | None:
@@ -125,7 +139,7 @@ def _fold(state: State, event: Event, faults: list[Fault]) -> State | None:
         faults.append(Fault("lifecycle", f"an event that may follow {type(state).__name__}", str(error)))
         return None
     except ValueError as error:
-        faults.append(Fault("readable", "times as YYYY-MM-DDThh:mm:ss.ffffffZ", str(error)))
+        faults.append(Fault("readable", _TIMES, str(error)))
         return None
     return after
 

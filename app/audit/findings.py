@@ -27,6 +27,7 @@ Rule = Literal[
     "lifecycle",
     # What the events say.
     "attempts",
+    "trigger",
     "routing",
     "protection",
     "proof",

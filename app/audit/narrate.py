@@ -5,10 +5,16 @@ from typing import Final, assert_never
 from app.orders.events import (
     AttemptFailed,
     AttemptStarted,
+    CancelRejected,
+    CancelRequested,
     Event,
     OrderAccepted,
+    OrderCancelled,
     OrderConfirmed,
+    OrderExpired,
     OrderFailed,
+    OrderRejected,
+    OrderRested,
     PriceProtectionTripped,
     Proof,
     Quote,
@@ -17,6 +23,8 @@ from app.orders.events import (
     RouteSelected,
     SubmissionUnknown,
     SubmitIntentRecorded,
+    Trigger,
+    TriggerFired,
 )
 from app.orders.state import MAX_ATTEMPTS
 
@@ -31,17 +39,19 @@ def narrate(event: Event, order: OrderAccepted | None) -> str:
     quote_asset = f" {order.quote_asset}" if order is not None else ""
     match event:
         case OrderAccepted():
-            verb = "for" if event.side == "sell" else "with"
-            pair = f"{event.side} {event.amount} {event.base_asset} {verb} {event.quote_asset}"
-            return f"{pair}, {event.order_type}, slippage {event.slippage_bps} bps"
+            return _order_text(event)
+        case OrderRested(trigger=trigger, slot=slot):
+            return f"waits from slot {slot} on for {_trigger_text(trigger)}"
+        case TriggerFired():
+            return _evidence_text(event)
         case AttemptStarted(attempt=attempt):
             return f"attempt {attempt} of {MAX_ATTEMPTS}"
         case QuotesCollected(slot=slot, quotes=quotes):
             return f"slot {slot}: " + "; ".join(_quote_text(quote, quote_asset) for quote in quotes)
         case RouteSelected():
             return _route_text(event, quote_asset)
-        case PriceProtectionTripped(guard=guard, limit=limit, observed=observed):
-            return f"{guard} guard: {observed}{quote_asset} is past the limit {limit}{quote_asset}"
+        case PriceProtectionTripped(guard=guard, unit=unit, limit=limit, observed=observed):
+            return f"{guard} guard: {observed} {unit} is past the limit {limit} {unit}"
         case SubmitIntentRecorded(tx_id=tx_id, last_valid_height=height):
             return f"tx {tx_id}, valid up to height {height}"
         case SubmissionUnknown(checks=checks, next_check_at=due):
@@ -50,16 +60,71 @@ def narrate(event: Event, order: OrderAccepted | None) -> str:
             return _failure_text(event)
         case OrderConfirmed(tx_id=tx_id, receipt=receipt):
             return _receipt_text(tx_id, receipt, order)
+        case _:
+            return _end_text(event)
+
+
+def _end_text(
+    event: CancelRequested | CancelRejected | OrderCancelled | OrderExpired | OrderRejected | OrderFailed,
+) -> str:
+    match event:
+        case CancelRequested(by=by):
+            return f"{by} asks to cancel; it depends on the swap that is on its way"
+        case CancelRejected(reason=reason):
+            return reason
+        case OrderCancelled(by=by, code=code, message=message):
+            return f"by {by}, {code}: {message}"
+        case OrderExpired(expire_at=expire_at):
+            return f"its time ended at {expire_at}"
+        case OrderRejected(error=error):
+            return f"{error.code}: {error.message}"
         case OrderFailed(error=error, attempts=attempts):
             return f"{error.code} after {attempts} attempts: {error.message}"
         case _:
             assert_never(event)
 
 
+def _order_text(order: OrderAccepted) -> str:
+    verb = "for" if order.side == "sell" else "with"
+    terms = [f"{order.side} {order.amount} {order.base_asset} {verb} {order.quote_asset}", order.order_type]
+    if order.limit_price is not None:
+        bound = "at least" if order.side == "sell" else "at most"
+        terms.append(f"{bound} {order.limit_price} {order.quote_asset} each, {order.time_in_force}")
+    if order.max_fee_bps is not None:
+        terms.append(f"pool fee at most {order.max_fee_bps} bps")
+    terms.append(f"slippage {order.slippage_bps} bps")
+    if order.expire_at is not None:
+        terms.append(f"until {order.expire_at}")
+    return ", ".join(terms)
+
+
+def _trigger_text(trigger: Trigger) -> str:
+    match trigger.when:
+        case "launched":
+            return f"the launch of {trigger.pair} and {trigger.level} slots more"
+        case "rises_to":
+            return f"{trigger.pair} to rise to 1.0001^{trigger.level}"
+        case "falls_to":
+            return f"{trigger.pair} to fall to 1.0001^{trigger.level}"
+        case _:
+            assert_never(trigger.when)
+
+
+def _evidence_text(event: TriggerFired) -> str:
+    trigger = event.trigger
+    if trigger.when == "launched":
+        seen = f"launched at slot {event.launch_slot}, {event.observed} slots ago"
+    else:
+        seen = f"{trigger.pair} at 1.0001^{event.observed}" + (f" on {event.venue}" if event.venue else "")
+    return f"slot {event.slot}: {seen}; awaited was {_trigger_text(trigger)}"
+
+
 def _quote_text(quote: Quote, asset: str) -> str:
     match quote.status:
         case "ok":
             return f"{quote.venue} {quote.amount}{asset}"
+        case "stale":
+            return f"{quote.venue} {quote.amount}{asset} of slot {quote.slot}, too old"
         case "timeout":
             return f"{quote.venue} no answer in time"
         case "error":

@@ -15,8 +15,10 @@ from app.orders.events import (
     AttemptStarted,
     Event,
     OrderAccepted,
+    OrderCancelled,
     OrderConfirmed,
     OrderFailed,
+    OrderRejected,
     RouteSelected,
     SubmitIntentRecorded,
 )
@@ -25,13 +27,20 @@ from app.orders.state import (
     Absent,
     Accepted,
     Building,
+    Cancelled,
+    CancelPending,
     Confirmed,
     Exhausted,
+    Expired,
     Failed,
     Quoted,
+    Rejected,
+    Resting,
     Routing,
     State,
     Submitted,
+    Terminal,
+    Triggered,
     Waiting,
 )
 from eventstore.store import EventStore
@@ -65,6 +74,9 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     base_asset: str | None = None
     quote_asset: str | None = None
     amount: str | None = None
+    limit_price: str | None = None
+    time_in_force: str | None = None
+    expire_at: str | None = None
     venue: str | None = None
     min_out: str | None = None
     max_in: str | None = None
@@ -75,6 +87,8 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     network_fee: str | None = None
     failure: str | None = None
     due_at: str | None = None
+    waits_for: str | None = None
+    """The trigger: pair, direction and level."""
 
 
 class Replay(Struct, frozen=True, rename="camel"):
@@ -155,7 +169,10 @@ def _as_json(data: bytes) -> msgspec.Raw | None:
 
 
 def _view(state: State, events: Sequence[Event]) -> OrderView:
-    view = OrderView(state=type(state).__name__, status=_status(state), due_at=_due_at(state))
+    waits_for = None
+    if isinstance(state, Resting):
+        waits_for = f"{state.trigger.pair} {state.trigger.when} {state.trigger.level}"
+    view = OrderView(state=type(state).__name__, status=_status(state), due_at=_due_at(state), waits_for=waits_for)
     facts: dict[str, object] = {}
     for event in events:
         facts |= _facts(event)
@@ -166,16 +183,17 @@ def _facts(event: Event) -> dict[str, object]:
     """Return what ``event`` changes in the view of its order."""
     match event:
         case OrderAccepted():
-            names = ("side", "base_asset", "quote_asset", "amount")
-            return {name: getattr(event, name) for name in names}
+            return _terms(event)
         case AttemptStarted(attempt=attempt):
             return {"attempt": attempt, "venue": None, "tx_id": None}
         case RouteSelected():
             return {"venue": event.chosen.venue, "min_out": event.min_out, "max_in": event.max_in}
         case SubmitIntentRecorded(tx_id=tx_id):
             return {"tx_id": tx_id}
-        case AttemptFailed(error=error) | OrderFailed(error=error):
+        case AttemptFailed(error=error) | OrderFailed(error=error) | OrderRejected(error=error):
             return {"failure": f"{error.code}: {error.message}"}
+        case OrderCancelled(code=code, message=message):
+            return {"failure": f"{code}: {message}"}
         case OrderConfirmed(receipt=receipt):
             names = ("amount_in", "amount_out", "fee", "network_fee")
             return {"failure": None, **{name: getattr(receipt, name) for name in names}}
@@ -183,18 +201,40 @@ def _facts(event: Event) -> dict[str, object]:
             return {}
 
 
+def _terms(order: OrderAccepted) -> dict[str, object]:
+    names = ("side", "base_asset", "quote_asset", "amount", "limit_price", "expire_at")
+    time_in_force = order.time_in_force if order.order_type == "limit" else None
+    return {"time_in_force": time_in_force, **{name: getattr(order, name) for name in names}}
+
+
 def _status(state: State) -> Status:
     match state:
         case Absent() | Accepted() | Waiting():
             return "pending"
-        case Routing() | Quoted() | Exhausted():
+        case Resting():
+            return "resting"
+        case Triggered() | Routing() | Quoted() | Exhausted():
             return "routing"
         case Building():
             return "building"
         case Submitted():
             return "submitted"
+        case CancelPending():
+            return "cancel_pending"
+        case _:
+            return _end_status(state)
+
+
+def _end_status(state: Terminal) -> Status:
+    match state:
         case Confirmed():
             return "confirmed"
+        case Cancelled():
+            return "cancelled"
+        case Expired():
+            return "expired"
+        case Rejected():
+            return "rejected"
         case Failed():
             return "failed"
         case _:
@@ -205,7 +245,7 @@ def _due_at(state: State) -> str | None:
     match state:
         case Waiting(due_at=due):
             return due
-        case Submitted(next_check_at=due):
+        case Submitted(next_check_at=due) | CancelPending(submitted=Submitted(next_check_at=due)):
             return due
         case _:
             return None

@@ -10,17 +10,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app.clock import Clock
+from app.execution.failpoints import Reach, unwatched
 from app.orders.codec import Origin, at_in, client_in, from_frame, to_frame
-from app.orders.commands import Command, PlaceOrder
+from app.orders.commands import CancelOrder, Command, PlaceOrder
 from app.orders.decide import decide
 from app.orders.errors import OrderError
-from app.orders.events import Event, OrderAccepted
+from app.orders.events import Event, OrderAccepted, OrderRested, Trigger
 from app.orders.evolve import evolve
-from app.orders.obligations import KINDS, Obligation, obligations
+from app.orders.obligations import KINDS, Obligation, Owed, Watching, obligations
 from app.orders.state import Absent, State, Terminal
 from app.orders.times import format_time, parse_time
 from eventstore.canonical import SealedEvent, seal
-from eventstore.errors import OutcomeUnknownError
+from eventstore.errors import OutcomeUnknownError, WrongVersionError
 from eventstore.hot import Duties
 from eventstore.ids import ENTROPY_BYTES, new_stream_id, new_ulid
 from eventstore.levels import Level
@@ -31,11 +32,15 @@ CLOSED: Final = "closed"
 """Index of the orders that have ended; the score is when, in milliseconds since 1970."""
 APPEND_TRIES: Final = 4
 APPEND_RETRY_SECONDS: Final = 0.25
+CANCEL_TRIES: Final = 16
+"""An order that is worked on moves a few times while it is being cancelled."""
 _COMMIT_ID_BYTES: Final = 6
 _PAGE: Final = 1000
 
 Entropy = Callable[[int], bytes]
 """Returns that many unpredictable bytes."""
+_Place = tuple[str, str]
+"""Index and member."""
 
 
 class OrderHead(Struct, frozen=True, kw_only=True):
@@ -55,6 +60,13 @@ class Recorded(Struct, frozen=True, kw_only=True):
     finished: bool
 
 
+class CancelAnswer(Struct, frozen=True, kw_only=True):
+    """What a request to cancel met: the order as it is now; ``changed`` when this request moved it."""
+
+    order: OrderHead
+    changed: bool
+
+
 class Placed(Struct, frozen=True, kw_only=True):
     """An accepted order; ``repeated`` when an earlier request with the same idempotency key created it."""
 
@@ -71,9 +83,22 @@ class OrderStreams:
         clock: stamps the events.
         entropy: draws order ids and commit ids, e.g. ``secrets.token_bytes``.
         actor: names this process in the events it writes.
+        queue_max: unfinished tasks of a partition from which on no new order is accepted there; None: any number.
+        reach: watches the crash points.
     """
 
-    def __init__(self, store: EventStore, clock: Clock, entropy: Entropy, actor: str) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        clock: Clock,
+        entropy: Entropy,
+        actor: str,
+        *,
+        queue_max: int | None = None,
+        reach: Reach = unwatched,
+    ) -> None:
+        self._queue_max = queue_max
+        self._reach = reach
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -89,14 +114,17 @@ class OrderStreams:
 
         Raises:
             IdempotencyConflictError: the key belongs to an order with another content.
+            QueueFullError: too much work is waiting; nothing was written.
             StoreUnavailableError, OutcomeUnknownError, EpochStaleError: not (known to be) accepted.
         """
         empty = OrderHead(order_id=order_id, client=client, state=Absent(), version=0, hash="")
         key = None
         if command.idempotency_key is not None and command.fingerprint is not None:
             key = IdempotencyKey(client or "", command.idempotency_key, command.fingerprint)
-        commit, _ = self._commit(empty, decide(empty.state, command), None, key)
-        result = await self._append(commit)
+        self._reach("K1", order_id)
+        commit, _ = self._commit(empty, decide(empty.state, command), None)
+        result = await self._append(replace(commit, idempotency=key, lane=client or "", queue_max=self._queue_max))
+        self._reach("K2", order_id)
         if isinstance(result, Existing):
             return Placed(order_id=result.stream, repeated=True, level=result.level)
         return Placed(order_id=order_id, repeated=False, level=result.level)
@@ -119,11 +147,13 @@ class OrderStreams:
                 break
         return OrderHead(order_id=order_id, client=client, state=state, version=version, hash=head_hash)
 
-    async def record(self, order: OrderHead, command: Command, task: Task, *, level: Level | None = None) -> Recorded:
+    async def record(
+        self, order: OrderHead, command: Command, task: Task | None, *, level: Level | None = None
+    ) -> Recorded:
         """Append what ``command`` causes, under ``task``; the same append finishes the task when no work is left now.
 
-        A command that the state has outgrown appends nothing. ``level`` is what the answer must be worth; None: the
-        store's own.
+        A command that the state has outgrown appends nothing. Without a task, whatever the new state owes beyond the
+        old one is added. ``level`` is what the answer must be worth; None: the store's own.
 
         Raises:
             WrongVersionError: another worker was first. Load the order and look again.
@@ -132,9 +162,28 @@ class OrderStreams:
         events = decide(order.state, command)
         if not events:
             return Recorded(order=order, finished=False)
-        commit, after = self._commit(order, events, task, None)
+        commit, after = self._commit(order, events, task)
         await self._append(replace(commit, level=level))
         return Recorded(order=after, finished=commit.finish_task is not None)
+
+    async def cancel(self, order_id: str, by: str) -> CancelAnswer:
+        """End an order, or ask for it while a swap may be on its way; version 0 for an unknown order.
+
+        Raises:
+            WrongVersionError: the order moved again and again meanwhile. Ask again.
+            UndefinedTransitionError, UnknownEventTypeError: the stream cannot be folded.
+            StoreUnavailableError, OutcomeUnknownError, EpochStaleError: not known to be cancelled. Ask again.
+        """
+        for tries_left in reversed(range(CANCEL_TRIES)):
+            order = await self.load(order_id)
+            try:
+                recorded = await self.record(order, CancelOrder(by=by), None)
+            except WrongVersionError:
+                if tries_left == 0:
+                    raise
+            else:
+                return CancelAnswer(order=recorded.order, changed=recorded.order.version > order.version)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def confirm(self, order: OrderHead, level: Level) -> None:
         """Return once everything that was recorded of ``order`` is worth ``level``.
@@ -150,10 +199,12 @@ class OrderStreams:
         order: OrderHead,
         events: tuple[Event, ...],
         task: Task | None,
-        key: IdempotencyKey | None,
     ) -> tuple[Append, OrderHead]:
         after = reduce(evolve, events, order.state)
         owed_before, owed_now = _split(obligations(order.state)), _split(obligations(after))
+        # What a worker holds goes on under its own task; a cancelled order's task is finished by whoever takes it.
+        added = owed_now.task if task is None and owed_before.task is None else None
+        entries_before, entries_now = _entries(order.order_id, owed_before), _entries(order.order_id, owed_now)
         commit_id = base64.urlsafe_b64encode(self._entropy(_COMMIT_ID_BYTES)).decode()
         sealed = self._seal(order, events, commit_id)
         commit = Append(
@@ -162,13 +213,17 @@ class OrderStreams:
             expected_hash=order.hash,
             commit_id=commit_id,
             events=sealed,
-            add_task=owed_now.task if task is None else None,
+            add_task=added,
             finish_task=task if owed_now.task is None else None,
-            set_entries=(*_timers(order.order_id, owed_now), *_closing(order.order_id, after, self._clock.now_us())),
-            clear_entries=tuple(
-                (TIMERS, f"{kind} {order.order_id}") for kind in owed_before.timers.keys() - owed_now.timers.keys()
+            set_entries=(
+                *(
+                    IndexEntry(*place, score)
+                    for place, score in entries_now.items()
+                    if entries_before.get(place) != score
+                ),
+                *_closing(order.order_id, after, self._clock.now_us()),
             ),
-            idempotency=key,
+            clear_entries=tuple(place for place in entries_before if place not in entries_now),
         )
         head = OrderHead(
             order_id=order.order_id,
@@ -204,6 +259,7 @@ class OrderStreams:
 class _Owed(Struct, frozen=True):
     task: str | None
     timers: dict[str, int]
+    trigger: Trigger | None
 
 
 def duties(order_id: str, events: Sequence[StoredEvent]) -> Duties:
@@ -218,13 +274,23 @@ def duties(order_id: str, events: Sequence[StoredEvent]) -> Duties:
     except (OrderError, msgspec.ValidationError):
         return Duties(add_task="attempt")
     owed = _split(obligations(state))
+    entries = _entries(order_id, owed)
     last_ms = parse_time(at_in(events[-1].data)) // 1000
     return Duties(
         add_task=owed.task,
-        set_entries=(*_timers(order_id, owed), *_closing(order_id, state, last_ms * 1000)),
-        clear_entries=tuple((TIMERS, f"{kind} {order_id}") for kind in KINDS if kind not in owed.timers),
+        set_entries=(
+            *(IndexEntry(*place, score) for place, score in entries.items()),
+            *_closing(order_id, state, last_ms * 1000),
+        ),
+        clear_entries=tuple(place for place in _places(order_id, history) if place not in entries),
         idempotency=_key(client_in(events[0].data), history[0]),
     )
+
+
+def _places(order_id: str, history: Sequence[Event]) -> list[_Place]:
+    """Return every place that an order with this history may ever have had in an index."""
+    indexes = {event.trigger.index for event in history if isinstance(event, OrderRested)}
+    return [*((TIMERS, f"{kind} {order_id}") for kind in KINDS), *((index, order_id) for index in sorted(indexes))]
 
 
 def _key(client: str | None, accepted: Event) -> IdempotencyKey | None:
@@ -235,8 +301,12 @@ def _key(client: str | None, accepted: Event) -> IdempotencyKey | None:
             return None
 
 
-def _timers(order_id: str, owed: _Owed) -> tuple[IndexEntry, ...]:
-    return tuple(IndexEntry(TIMERS, f"{kind} {order_id}", due_ms) for kind, due_ms in owed.timers.items())
+def _entries(order_id: str, owed: _Owed) -> dict[_Place, int]:
+    """Return the scores of an order's timers and of its trigger, by their place."""
+    entries = {(TIMERS, f"{kind} {order_id}"): due_ms for kind, due_ms in owed.timers.items()}
+    if owed.trigger is not None:
+        entries[owed.trigger.index, order_id] = owed.trigger.score
+    return entries
 
 
 def _closing(order_id: str, state: State, now_us: int) -> tuple[IndexEntry, ...]:
@@ -244,6 +314,10 @@ def _closing(order_id: str, state: State, now_us: int) -> tuple[IndexEntry, ...]
     return (IndexEntry(CLOSED, order_id, now_us // 1000),) if isinstance(state, Terminal) else ()
 
 
-def _split(owed: tuple[Obligation, ...]) -> _Owed:
-    task = next((one.kind for one in owed if one.due_ms is None), None)
-    return _Owed(task, {one.kind: one.due_ms for one in owed if one.due_ms is not None})
+def _split(owed: tuple[Owed, ...]) -> _Owed:
+    steps = [one for one in owed if isinstance(one, Obligation)]
+    return _Owed(
+        task=next((one.kind for one in steps if one.due_ms is None), None),
+        timers={one.kind: one.due_ms for one in steps if one.due_ms is not None},
+        trigger=next((one.trigger for one in owed if isinstance(one, Watching)), None),
+    )

@@ -7,16 +7,17 @@ before that proof; no time-out is ever a verdict.
 
 import base64
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from app.clock import Clock
 from app.dex.chain import Blockhash, Landed, LandedFailed, Observation
 from app.dex.errors import ChainError
-from app.dex.tokens import SOL, token
+from app.dex.tokens import SOL, Token, token
 from app.dex.transaction import SwapMessage, Wallet, encode, from_base58, tx_id
 from app.dex.venue import Swap
 from app.execution.coalesce import Observer, Seen, Shared
+from app.execution.failpoints import Reach
 from app.execution.streams import OrderHead
 from app.orders.commands import (
     Command,
@@ -26,7 +27,7 @@ from app.orders.commands import (
     RecordIntent,
     RetryDraw,
 )
-from app.orders.events import Proof, Receipt
+from app.orders.events import Fees, Proof, Receipt
 from app.orders.money import format_units
 from app.orders.state import Building, Submitted, Terms
 
@@ -36,8 +37,8 @@ RESEND_SLOTS: Final = 6
 """Slots between two broadcasts of the same bytes: longer than a swap usually takes to be confirmed."""
 
 
-def swap_of(order_id: str, terms: Terms, attempt: int) -> Swap:
-    """Return what an attempt of an order wants exchanged."""
+def swap_of(order_id: str, terms: Terms, attempt: int, launch_slot: int | None = None) -> Swap:
+    """Return what an attempt of an order wants exchanged; ``launch_slot`` is that of a launched token's pool."""
     return Swap(
         order_id=order_id,
         attempt=attempt,
@@ -45,6 +46,7 @@ def swap_of(order_id: str, terms: Terms, attempt: int) -> Swap:
         base=token(terms.base_asset),
         quote=token(terms.quote_asset),
         amount=terms.amount,
+        launch_slot=launch_slot,
     )
 
 
@@ -58,6 +60,8 @@ class Chain(Protocol):
     async def send(self, message: bytes, signature: bytes) -> None: ...
 
     async def observe(self, signatures: Sequence[str]) -> Observation: ...
+
+    async def launch_slots(self, tokens: Sequence[Token]) -> dict[str, int]: ...
 
 
 class Submission:
@@ -82,7 +86,7 @@ class Submission:
         wallet: Wallet,
         clock: Clock,
         speed_ppm: int,
-        reach: Callable[[str, str], None],
+        reach: Reach,
     ) -> None:
         self._chain = chain
         self._blockhashes = blockhashes
@@ -95,7 +99,7 @@ class Submission:
     async def build(self, order_id: str, state: Building) -> RecordIntent:
         """Return the signed swap of this attempt, to be recorded before it is sent."""
         blockhash = await self._blockhashes.get()
-        swap = swap_of(order_id, state.terms, state.attempt)
+        swap = swap_of(order_id, state.terms, state.attempt, state.launch_slot)
         message = encode(
             SwapMessage(
                 payer=self._wallet.address,
@@ -133,6 +137,8 @@ class Submission:
             outcome = _outcome(state, seen, draw)
             if outcome is not None:
                 self._reach("K12", order_id)
+                if seen.status is None:
+                    self._reach("K16", order_id)
                 return outcome
             if resend_at is None:
                 resend_at = seen.slot + RESEND_SLOTS if sent else seen.slot
@@ -180,4 +186,9 @@ def _receipt(terms: Terms, venue: str, landed: Landed) -> Receipt:
         fee=format_units(landed.fee, decimals_in),
         network_fee=format_units(landed.network_fee, SOL.decimals),
         slot=landed.slot,
+        fees=Fees(
+            lp=format_units(landed.fees.lp, decimals_in),
+            protocol=format_units(landed.fees.protocol, decimals_in),
+            fund=format_units(landed.fees.fund, decimals_in),
+        ),
     )

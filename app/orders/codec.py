@@ -8,15 +8,22 @@ from app.orders.errors import UnknownEventTypeError
 from app.orders.events import (
     AttemptFailed,
     AttemptStarted,
+    CancelRejected,
+    CancelRequested,
     Event,
     OrderAccepted,
+    OrderCancelled,
     OrderConfirmed,
+    OrderExpired,
     OrderFailed,
+    OrderRejected,
+    OrderRested,
     PriceProtectionTripped,
     QuotesCollected,
     RouteSelected,
     SubmissionUnknown,
     SubmitIntentRecorded,
+    TriggerFired,
 )
 from app.orders.lifecycle import public_names
 
@@ -27,6 +34,8 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
     kind.__name__: kind
     for kind in (
         OrderAccepted,
+        OrderRested,
+        TriggerFired,
         AttemptStarted,
         QuotesCollected,
         RouteSelected,
@@ -34,7 +43,12 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
         SubmitIntentRecorded,
         SubmissionUnknown,
         AttemptFailed,
+        CancelRequested,
+        CancelRejected,
         OrderConfirmed,
+        OrderCancelled,
+        OrderExpired,
+        OrderRejected,
         OrderFailed,
     )
 }

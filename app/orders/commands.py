@@ -2,11 +2,21 @@
 
 from msgspec import Struct
 
-from app.orders.events import Proof, Quote, Receipt, Side
+from app.orders.events import (
+    IMPACT_BPS_MAX,
+    FailureCode,
+    OrderType,
+    Proof,
+    Quote,
+    Receipt,
+    Side,
+    TimeInForce,
+    Trigger,
+)
 
 
 class PlaceOrder(Struct, frozen=True, kw_only=True):
-    """Accept a market order; the caller has validated assets, amount and slippage."""
+    """Accept an order; the caller has validated every field, alone and together."""
 
     side: Side
     base_asset: str
@@ -16,8 +26,40 @@ class PlaceOrder(Struct, frozen=True, kw_only=True):
     amount: int
     """Base units of the base asset, 1 to 2^64 − 1."""
     slippage_bps: int
+    order_type: OrderType = "market"
+    limit_price: str | None = None
+    """Limit orders: a plain decimal, quote asset per base asset."""
+    time_in_force: TimeInForce = "GTC"
+    expire_at_us: int | None = None
+    max_fee_bps: int | None = None
+    """Sniper orders."""
+    max_impact_bps: int = IMPACT_BPS_MAX
+    min_venues: int = 1
     idempotency_key: str | None = None
     fingerprint: str | None = None
+
+
+class RestOrder(Struct, frozen=True, kw_only=True):
+    """Let the order wait for ``trigger``, which is not met at ``slot``."""
+
+    trigger: Trigger
+    slot: int
+
+
+class FireTrigger(Struct, frozen=True, kw_only=True):
+    """The trigger is met at ``slot``; see :class:`app.orders.events.TriggerFired`."""
+
+    trigger: Trigger
+    slot: int
+    observed: int
+    venue: str | None = None
+    launch_slot: int | None = None
+
+
+class RejectOrder(Struct, frozen=True, kw_only=True):
+    """The order cannot be worked on at all; it has not begun."""
+
+    code: FailureCode
 
 
 class RetryDraw(Struct, frozen=True, kw_only=True):
@@ -52,6 +94,13 @@ class RouteAttempt(Struct, frozen=True, kw_only=True):
     quotes: tuple[Quote, ...]
     selection: Selection | None
     retry: RetryDraw
+    reference: int | None = None
+    """What the amount is worth at the reference price, in quote base units; None where there is no such price."""
+    launch_slot: int | None = None
+    rearmed: Trigger | None = None
+    """What an order that rests waits for if its limit, anchor or fee guard trips."""
+    steps: tuple[str, ...] = ()
+    """The instructions of the transaction that would be built."""
 
 
 class RecordIntent(Struct, frozen=True, kw_only=True):
@@ -83,4 +132,30 @@ class PostponeResolve(Struct, frozen=True, kw_only=True):
     speed_ppm: int
 
 
-Command = PlaceOrder | StartAttempt | RouteAttempt | RecordIntent | ConfirmOrder | EndSubmission | PostponeResolve
+class CancelOrder(Struct, frozen=True, kw_only=True):
+    """End the order: at once, or, while a swap may be on its way, when that one proves not to happen."""
+
+    by: str
+    """Who asks, e.g. ``client``."""
+
+
+class ExpireOrder(Struct, frozen=True, kw_only=True):
+    """End the order if its time has come and no swap may be on its way."""
+
+    now_us: int
+
+
+Command = (
+    PlaceOrder
+    | RestOrder
+    | FireTrigger
+    | RejectOrder
+    | StartAttempt
+    | RouteAttempt
+    | RecordIntent
+    | ConfirmOrder
+    | EndSubmission
+    | PostponeResolve
+    | CancelOrder
+    | ExpireOrder
+)

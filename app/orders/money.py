@@ -9,6 +9,7 @@ MAX_UNITS: Final = 2**64 - 1
 """Largest amount of any token, in base units: SPL token amounts are unsigned 64-bit integers."""
 
 BPS: Final = 10_000
+PRICE_DECIMALS: Final = 18
 _MAX_TEXT: Final = 64
 _AMOUNT: Final = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
 
@@ -55,6 +56,41 @@ def format_units(units: int, decimals: int) -> str:
     whole, fraction = divmod(units, 10**decimals)
     digits = str(fraction).rjust(decimals, "0").rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
+
+
+def parse_price(text: str) -> tuple[int, int]:
+    """Return the price that ``text`` names as numerator and denominator, the latter a power of ten.
+
+    Args:
+        text: an ASCII decimal as :func:`parse_units` takes it, with at most 18 fraction digits.
+
+    Raises:
+        AmountError: ``syntax``, ``precision`` or ``zero``.
+    """
+    match = _AMOUNT.fullmatch(text) if len(text) <= _MAX_TEXT else None
+    if match is None:
+        raise AmountError("syntax", 'must be a plain decimal such as "163.5", without sign, exponent or spaces')
+    fraction = match[2] or ""
+    if len(fraction) > PRICE_DECIMALS:
+        raise AmountError("precision", f"must have at most {PRICE_DECIMALS} digits after the decimal point")
+    numerator = int(match[1] + fraction)
+    if numerator == 0:
+        raise AmountError("zero", "must be greater than zero")
+    return numerator, 10 ** len(fraction)
+
+
+def price_floor(amount: int, price: tuple[int, int], decimals: tuple[int, int], *, sell: bool) -> int:
+    """Return the worst acceptable amount of the quote token at a limit price, in base units, for the trader rounded.
+
+    Args:
+        amount: base units of the base token.
+        price: quote per base in whole units, as numerator and denominator.
+        decimals: fraction digits of base and quote token.
+        sell: the least to receive, rounded up; else the most to pay, rounded down: 0 where that is less than a unit.
+    """
+    numerator = amount * price[0] * 10 ** decimals[1]
+    denominator = price[1] * 10 ** decimals[0]
+    return ceil_div(numerator, denominator) if sell else numerator // denominator
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

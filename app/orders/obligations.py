@@ -1,25 +1,33 @@
-"""What an order in a given state still needs done: the one source of tasks and timers beside its events."""
+"""What an order in a given state still needs done: the one source of tasks, timers and triggers beside its events."""
 
 from typing import Final, Literal, assert_never, get_args
 
 from msgspec import Struct
 
+from app.orders.events import Trigger
 from app.orders.state import (
     Absent,
     Accepted,
     Building,
+    Cancelled,
+    CancelPending,
     Confirmed,
     Exhausted,
+    Expired,
     Failed,
     Quoted,
+    Rejected,
+    Resting,
     Routing,
     State,
     Submitted,
+    Terms,
+    Triggered,
     Waiting,
 )
 from app.orders.times import parse_time
 
-Kind = Literal["attempt", "resolve"]
+Kind = Literal["attempt", "resolve", "expire"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
@@ -31,16 +39,37 @@ class Obligation(Struct, frozen=True):
     """Milliseconds since 1970; ``None``: at once."""
 
 
-def obligations(state: State) -> tuple[Obligation, ...]:
-    """Return what must exist in the store for an order in ``state``; empty before its first event and at its end."""
+class Watching(Struct, frozen=True):
+    """The order's place in the index of its trigger, where the scanner of slots finds it."""
+
+    trigger: Trigger
+
+
+Owed = Obligation | Watching
+
+
+def obligations(state: State) -> tuple[Owed, ...]:
+    """Return what must exist in the store for an order in ``state``; empty before its first event and at its end.
+
+    An order with an end of its own owes a timer for it, except while a swap may be on its way: then it ends, if its
+    time has come, with that swap's proof.
+    """
     match state:
-        case Absent() | Confirmed() | Failed():
+        case Absent() | Confirmed() | Cancelled() | Expired() | Rejected() | Failed():
             return ()
-        case Accepted() | Routing() | Quoted() | Building() | Exhausted():
+        case Accepted() | Triggered() | Routing() | Quoted() | Building():
+            return (Obligation("attempt"), *_expiry(state.terms))
+        case Exhausted():
             return (Obligation("attempt"),)
+        case Resting(trigger=trigger):
+            return (Watching(trigger), *_expiry(state.terms))
         case Waiting(due_at=due_at):
-            return (Obligation("attempt", parse_time(due_at) // 1000),)
-        case Submitted(next_check_at=due):
+            return (Obligation("attempt", parse_time(due_at) // 1000), *_expiry(state.terms))
+        case Submitted(next_check_at=due) | CancelPending(submitted=Submitted(next_check_at=due)):
             return (Obligation("resolve", None if due is None else parse_time(due) // 1000),)
         case _:
             assert_never(state)
+
+
+def _expiry(terms: Terms) -> tuple[Obligation, ...]:
+    return () if terms.expire_at is None else (Obligation("expire", parse_time(terms.expire_at) // 1000),)

@@ -4,7 +4,17 @@ from typing import Final
 
 from msgspec import Struct
 
-from app.orders.events import Failure, Quote, Receipt, Side
+from app.orders.events import (
+    IMPACT_BPS_MAX,
+    CancelCode,
+    Failure,
+    OrderType,
+    Quote,
+    Receipt,
+    Side,
+    TimeInForce,
+    Trigger,
+)
 
 MAX_ATTEMPTS: Final = 3
 
@@ -20,6 +30,25 @@ class Terms(Struct, frozen=True, kw_only=True):
     amount: int
     """Base units of the base asset."""
     slippage_bps: int
+    order_type: OrderType = "market"
+    price: tuple[int, int] | None = None
+    """Limit orders: quote asset per base asset, as numerator and denominator."""
+    floor: int | None = None
+    """Limit orders: worst acceptable amount in quote base units; least received for a sell, most paid for a buy."""
+    time_in_force: TimeInForce = "GTC"
+    expire_at: str | None = None
+    max_fee_bps: int | None = None
+    max_impact_bps: int = IMPACT_BPS_MAX
+    min_venues: int = 1
+
+    @property
+    def rests(self) -> bool:
+        """Whether the order waits for a trigger; the others begin at once."""
+        return self.order_type == "sniper" or (self.order_type == "limit" and self.time_in_force == "GTC")
+
+    def is_worse(self, amount: int, limit: int) -> bool:
+        """Return whether ``amount`` is past ``limit``, both in quote base units."""
+        return amount < limit if self.side == "sell" else amount > limit
 
 
 class Absent(Struct, frozen=True):
@@ -27,9 +56,28 @@ class Absent(Struct, frozen=True):
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
-    """Waits for its first attempt."""
+    """Waits for its first attempt, or to be put where it waits for its trigger."""
 
     terms: Terms
+
+
+class Resting(Struct, frozen=True, kw_only=True):
+    """Waits for its trigger, from the slot after ``slot`` on."""
+
+    terms: Terms
+    attempt: int
+    """The attempt that the trigger begins."""
+    limit: int | None
+    trigger: Trigger
+    slot: int
+
+
+class Triggered(Struct, frozen=True, kw_only=True):
+    """The trigger has fired; the attempt follows."""
+
+    terms: Terms
+    attempt: int
+    limit: int | None
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -56,7 +104,10 @@ class Quoted(Struct, frozen=True, kw_only=True):
     terms: Terms
     attempt: int
     limit: int | None
+    slot: int
     quotes: tuple[Quote, ...]
+    reference: int | None = None
+    launch_slot: int | None = None
 
 
 class Building(Struct, frozen=True, kw_only=True):
@@ -66,6 +117,7 @@ class Building(Struct, frozen=True, kw_only=True):
     attempt: int
     limit: int
     venue: str
+    launch_slot: int | None = None
 
 
 class Submitted(Struct, frozen=True, kw_only=True):
@@ -82,8 +134,21 @@ class Submitted(Struct, frozen=True, kw_only=True):
     next_check_at: str | None = None
 
 
+class CancelPending(Struct, frozen=True, kw_only=True):
+    """As Submitted, and the order is to end with the swap's outcome, whatever that is."""
+
+    submitted: Submitted
+    by: str
+    """Who asked for it."""
+
+    @property
+    def terms(self) -> Terms:
+        """What was ordered."""
+        return self.submitted.terms
+
+
 class Exhausted(Struct, frozen=True, kw_only=True):
-    """The last attempt ended without a swap; OrderFailed follows in the same commit."""
+    """The last attempt ended without a swap; the order's end follows in the same commit."""
 
     terms: Terms
     attempt: int
@@ -96,10 +161,28 @@ class Confirmed(Struct, frozen=True, kw_only=True):
     receipt: Receipt
 
 
+class Cancelled(Struct, frozen=True, kw_only=True):
+    terms: Terms
+    code: CancelCode
+
+
+class Expired(Struct, frozen=True, kw_only=True):
+    terms: Terms
+
+
+class Rejected(Struct, frozen=True, kw_only=True):
+    terms: Terms
+    error: Failure
+
+
 class Failed(Struct, frozen=True, kw_only=True):
     terms: Terms
     error: Failure
 
 
-State = Absent | Accepted | Waiting | Routing | Quoted | Building | Submitted | Exhausted | Confirmed | Failed
-Terminal = Confirmed | Failed
+Unsent = Accepted | Resting | Triggered | Waiting | Routing | Quoted | Building
+"""Open, and no swap of it is or may be on its way: it can end at once."""
+Live = Submitted | CancelPending
+"""A swap may be on its way."""
+Terminal = Confirmed | Cancelled | Expired | Rejected | Failed
+State = Absent | Unsent | Live | Exhausted | Terminal

@@ -55,5 +55,5 @@ def test_every_problem_has_its_status() -> None:
 
 
 def test_every_failure_code_is_given_by_some_decision() -> None:
-    decisions = (ROOT / "app" / "orders" / "decide.py").read_text(encoding="utf-8")
+    decisions = "".join((ROOT / "app" / "orders" / name).read_text("utf-8") for name in ("decide.py", "guards.py"))
     assert [code for code in get_args(FailureCode) if f'"{code}"' not in decisions] == []

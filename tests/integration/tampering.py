@@ -168,6 +168,10 @@ async def remove_the_timer(bench: Bench, order_id: str) -> None:
     assert await bench.redis.zrem(bench.key(order_id, "due"), f"attempt {order_id}") == 1
 
 
+async def remove_the_trigger(bench: Bench, order_id: str) -> None:
+    assert await bench.redis.zrem(bench.key(order_id, "resting:SOL/USDC:rises_to"), order_id) == 1
+
+
 async def move_the_timer(bench: Bench, order_id: str) -> None:
     await bench.redis.zadd(bench.key(order_id, "due"), {f"attempt {order_id}": 2**52})
 

@@ -9,17 +9,17 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from app.orders.codec import from_frame
-from app.orders.events import AttemptStarted, Side
+from app.orders.events import AttemptFailed, AttemptStarted, OrderAccepted, OrderCancelled, Side
 from app.orders.evolve import evolve
 from app.orders.money import format_units
-from app.orders.state import Absent, Confirmed, Failed, State
+from app.orders.state import Absent, Cancelled, Confirmed, Expired, Failed, Rejected, State
 from eventstore.canonical import MAX_INTEGER, canonical, seal
 from projections.errors import FrameError, OrderMismatchError
 from projections.orders import Frame, OrderRow, apply, decode_frame
-from tests.builders import stream_id
+from tests.builders import EVERY_EVENT, stream_id
 from tests.conftest import (
     Life,
     accepted,
@@ -34,6 +34,7 @@ from tests.conftest import (
     second,
     submitted,
 )
+from tests.moves import play
 
 ORDER = stream_id(number=1)
 
@@ -81,6 +82,73 @@ def test_a_row_agrees_with_the_state_of_the_order(chance: random.Random) -> None
         assert row.failure_code is None
     if isinstance(state, Failed):
         assert row.failure_code == state.error.code
+
+
+@given(chances, st.integers(1, 60))
+def test_a_row_says_how_an_order_of_any_type_ended(chance: random.Random, moves: int) -> None:
+    events, states = play(chance, moves)
+    if not events:
+        return
+    row = folded(frames_of([event.data for commit in appends(ORDER, [[e] for e in events]) for event in commit.events]))
+    failures = [event.error for event in events if isinstance(event, AttemptFailed)]
+    last = (failures[-1].code, failures[-1].message) if failures else (None, None)
+    match states[-1]:
+        case Confirmed():
+            expected: tuple[str | None, str | None] = (None, None)
+        case Cancelled(code=code):
+            assert isinstance(events[-1], OrderCancelled)
+            expected = (code, events[-1].message)
+        case Rejected(error=error) | Failed(error=error):
+            expected = (error.code, error.message)
+        case _:
+            expected = last
+    assert (row.failure_code, row.failure_message) == expected
+    assert (row.status == "expired") == isinstance(states[-1], Expired)
+
+
+@given(chances)
+def test_a_row_keeps_what_a_limit_order_asks_for_and_nothing_of_it_for_others(chance: random.Random) -> None:
+    (order, *_), _ = play(chance, 60)
+    assert isinstance(order, OrderAccepted)
+    row = folded(frames_of([appends(ORDER, [[order]])[0].events[0].data]))
+    limited = order.order_type == "limit"
+    assert (row.limit_price is None, row.time_in_force) == (not limited, order.time_in_force if limited else None)
+    assert row.expire_at == order.expire_at
+    if limited:
+        assert row.limit_price == (order.limit_price or "").removesuffix(".0")
+
+
+def limit_order(price: str | None) -> OrderAccepted:
+    return replace(accepted(), order_type="limit", limit_price=price)
+
+
+@pytest.mark.parametrize(
+    ("price", "kept"),
+    [("1", "1"), ("163.50", "163.5"), ("200.000", "200"), ("0.000000000000000001", "0.000000000000000001")],
+)
+def test_a_limit_price_is_kept_as_the_shortest_exact_decimal(price: str, kept: str) -> None:
+    assert folded(frames_of([appends(ORDER, [[limit_order(price)]])[0].events[0].data])).limit_price == kept
+
+
+@pytest.mark.parametrize("price", ["", "1e3", "-1", "1.", "0.0000000000000000001", "100000000000000000000"])
+def test_a_limit_price_that_the_column_cannot_hold_is_refused(price: str) -> None:
+    with pytest.raises(FrameError, match="is not a price"):
+        folded(frames_of([appends(ORDER, [[limit_order(price)]])[0].events[0].data]))
+
+
+def test_a_limit_order_without_a_price_is_refused() -> None:
+    with pytest.raises(FrameError, match="lacks limitPrice"):
+        folded(frames_of([appends(ORDER, [[limit_order(None)]])[0].events[0].data]))
+
+
+@pytest.mark.parametrize("field", ["code", "message"])
+def test_a_cancellation_that_lacks_its_reason_is_refused(field: str) -> None:
+    cancelled = next(event for event in EVERY_EVENT if isinstance(event, OrderCancelled))
+    datas = [event.data for commit in appends(ORDER, [[accepted()], [cancelled]]) for event in commit.events]
+    damaged: dict[str, Any] = msgspec.json.decode(datas[1])
+    del damaged[field]
+    with pytest.raises(FrameError, match=f"OrderCancelled lacks {field}"):
+        folded(frames_of([datas[0], canonical(damaged)]))
 
 
 @given(chances, st.integers(0, 30))

@@ -1,7 +1,7 @@
 """What an auditor sees in a forged history whose chain was sealed anew: each fact that does not follow."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -19,41 +19,27 @@ from app.orders.events import (
     AttemptStarted,
     Chosen,
     Event,
-    Failure,
     OrderConfirmed,
     OrderFailed,
     PriceProtectionTripped,
     Proof,
     Retry,
     RouteSelected,
+    SubmissionUnknown,
     SubmitIntentRecorded,
 )
+from app.orders.lifecycle import failure_of
 from app.orders.money import format_units, parse_units
 from app.orders.times import format_time
-from eventstore.canonical import canonical, seal
+from eventstore.canonical import canonical
 from eventstore.store import StoredEvent
 from tests.builders import stream_id
 from tests.clocks import START_US
-from tests.desk import HEIGHT, Plot, broken, desk, stream_in
+from tests.desk import HEIGHT, Plot, broken, desk, resealed, stream_in
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
-
-
-def resealed(stream: Sequence[StoredEvent], frames: Sequence[dict[str, Any]]) -> list[StoredEvent]:
-    """A forged stream: other contents, with hashes and chain computed anew."""
-    forged: list[StoredEvent] = []
-    prev = ""
-    for number, frame in enumerate(frames):
-        meta = {name: value for name, value in frame["meta"].items() if name not in ("prev", "hash")}
-        sealed = seal({**frame, "meta": meta}, prev)
-        like = stream[min(number, len(stream) - 1)]
-        forged.append(
-            replace(like, version=number + 1, position=stream[0].position + number, hash=sealed.hash, data=sealed.data)
-        )
-        prev = sealed.hash
-    return forged
 
 
 Forge = Callable[[Any], Event]
@@ -61,12 +47,19 @@ Forge = Callable[[Any], Event]
 
 def _attempt_failed(_: RouteSelected) -> AttemptFailed:
     retry = Retry(attempt=2, delay_ms=250, due_at=format_time(START_US))
-    return AttemptFailed(attempt=1, error=Failure(code="no_quote", message="no quotes"), retry=retry)
+    return AttemptFailed(attempt=1, error=failure_of("no_quote"), retry=retry)
 
 
 def _selected(_: AttemptFailed) -> RouteSelected:
     chosen = Chosen(venue="raydium", amount="300")
-    return RouteSelected(policy="best-net/1", chosen=chosen, decision="0" * 16, min_out="299")
+    return RouteSelected(
+        policy="best-net/1",
+        guards="guards/1",
+        steps=("swap", "memo"),
+        chosen=chosen,
+        decision="0" * 16,
+        min_out="299",
+    )
 
 
 def _received(event: OrderConfirmed, **changes: Any) -> OrderConfirmed:
@@ -95,6 +88,8 @@ FORGERIES: Final[dict[str, tuple[Plot, type[Event], Forge, str]]] = {
     "another decision": (["confirmed"], RouteSelected, lambda e: replace(e, decision="0" * 16), "routing"),
     "another runner-up": (["confirmed"], RouteSelected, lambda e: replace(e, runner_up="orca"), "routing"),
     "another edge": (["confirmed"], RouteSelected, lambda e: replace(e, edge_bps=4_999), "routing"),
+    "another guard policy": (["confirmed"], RouteSelected, lambda e: replace(e, guards="guards/0"), "protection"),
+    "a step left out": (["confirmed"], RouteSelected, lambda e: replace(e, steps=e.steps[1:]), "routing"),
     "a weaker limit": (["confirmed"], RouteSelected, lambda e: replace(e, min_out="1"), "protection"),
     "a limit of the other side": (["confirmed"], RouteSelected, lambda e: replace(e, max_in="1"), "protection"),
     "no route in spite of quotes": (
@@ -107,19 +102,19 @@ FORGERIES: Final[dict[str, tuple[Plot, type[Event], Forge, str]]] = {
     "another reason for having no route": (
         ["no_quote"],
         AttemptFailed,
-        lambda e: replace(e, error=replace(e.error, code="swap_rejected")),
+        lambda e: replace(e, error=failure_of("swap_rejected")),
         "routing",
     ),
     "another reason for a route past the limit": (
         ["expired", "guarded"],
         AttemptFailed,
-        lambda e: replace(e, error=replace(e.error, code="swap_rejected")),
+        lambda e: replace(e, error=failure_of("swap_rejected")),
         "protection",
     ),
     "a guard without a cause": (
         ["expired"],
         RouteSelected,
-        lambda e: PriceProtectionTripped(guard="anchor", limit="1", observed="0.5"),
+        lambda e: PriceProtectionTripped(guard="anchor", unit="USDC", limit="1", observed="0.5", guards="guards/1"),
         "protection",
     ),
     "a guard's other limit": (
@@ -134,6 +129,39 @@ FORGERIES: Final[dict[str, tuple[Plot, type[Event], Forge, str]]] = {
         lambda e: replace(e, observed="1"),
         "protection",
     ),
+    "a guard that was not the first": (
+        ["expired", "guarded"],
+        PriceProtectionTripped,
+        lambda e: replace(e, guard="limit"),
+        "protection",
+    ),
+    "a guard passed over": (
+        ["expired", "guarded"],
+        PriceProtectionTripped,
+        lambda e: replace(e, passed=e.passed[1:]),
+        "protection",
+    ),
+    "another unit": (["expired", "guarded"], PriceProtectionTripped, lambda e: replace(e, unit="bps"), "protection"),
+    "fees that do not add up": (
+        ["confirmed"],
+        OrderConfirmed,
+        lambda e: _received(e, fees=replace(e.receipt.fees, lp="0.002")),
+        "receipt",
+    ),
+    "another error than the proof's": (
+        ["slippage"],
+        AttemptFailed,
+        lambda e: replace(e, error=failure_of("blockhash_expired")),
+        "proof",
+    ),
+    "a longer delay than any draw gives": (
+        ["expired"],
+        AttemptFailed,
+        lambda e: replace(e, retry=replace(e.retry, delay_ms=501)),
+        "attempts",
+    ),
+    "no retry although attempts are left": (["expired"], AttemptFailed, lambda e: replace(e, retry=None), "attempts"),
+    "a skipped check": (["unknown"], SubmissionUnknown, lambda e: replace(e, checks=2), "attempts"),
     "less than the limit": (["confirmed"], OrderConfirmed, lambda e: _received(e, amount_out="1"), "protection"),
     "not what was sold": (["confirmed"], OrderConfirmed, lambda e: _received(e, amount_in="1.4"), "receipt"),
     "another venue's receipt": (["confirmed"], OrderConfirmed, lambda e: _received(e, venue="orca"), "receipt"),
@@ -144,6 +172,12 @@ FORGERIES: Final[dict[str, tuple[Plot, type[Event], Forge, str]]] = {
     "a proof without height": (["expired"], AttemptFailed, lambda e: _proven(e, height=None), "proof"),
     "another last valid height": (["expired"], AttemptFailed, lambda e: _proven(e, last_valid_height=1), "proof"),
     "a failure without error": (["slippage"], AttemptFailed, lambda e: _proven(e, error=None), "proof"),
+    "a failure without error that says so": (
+        ["slippage"],
+        AttemptFailed,
+        lambda e: _proven(replace(e, error=failure_of("swap_rejected")), error=None),
+        "proof",
+    ),
     "a proof for nothing": (
         ["no_quote"],
         AttemptFailed,
@@ -227,6 +261,8 @@ def test_a_route_past_the_limit_is_found() -> None:
         assert best is not None
         route = RouteSelected(
             policy=best.policy,
+            guards="guards/1",
+            steps=("create_wsol", "transfer", "sync_native", "swap", "close_wsol", "memo"),
             chosen=Chosen(venue=best.venue, amount=format_units(best.amount, 6)),
             decision=best.decision,
             runner_up=best.runner_up,
