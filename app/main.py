@@ -13,17 +13,23 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.application import Services, create_application
+from app.api.orders.intake import OrderLimits
 from app.api.server import Server, listen
 from app.clock import Clock, SystemClock
 from app.dex.chain import SimulatedChain
+from app.dex.market import SLOT_MS
 from app.dex.profile import Profile, profile_named
 from app.dex.transaction import Wallet
 from app.dex.venue import simulated_venues
 from app.embedded import Servers, embedded_servers
 from app.execution.coalesce import Observer, Shared
-from app.execution.process import OrderProcess, ProcessSettings, Reach, unwatched
+from app.execution.failpoints import Reach, unwatched
+from app.execution.process import OrderProcess, ProcessSettings
+from app.execution.scanner import Scanner, ScannerSettings
 from app.execution.streams import CLOSED, OrderStreams, duties
 from app.execution.submission import Chain, Submission
+from app.execution.triggers import Triggers
+from app.execution.venues import AccessSettings, GuardedVenue
 from app.execution.worker import Worker, WorkerSettings
 from app.orders.lifecycle import TERMINAL
 from app.settings import Settings
@@ -43,6 +49,7 @@ from projections.schema.migrations import upgrade_schema
 POLL_SECONDS: Final = 0.2
 """Time between two looks at the chain, at speed 1."""
 POLL_SECONDS_MIN: Final = 0.005
+SCAN_MS_MIN: Final = 50
 _MILLION: Final = 1_000_000
 
 OBLIGATIONS: Final = Obligations(duties=duties, terminal=TERMINAL)
@@ -152,9 +159,9 @@ def open_chain(settings: Settings, redis_url: str, profile: Profile | None = Non
     return chain, pipeline
 
 
-def build_streams(store: EventStore, clock: Clock, role: str) -> OrderStreams:
-    """Return the order streams as a process of this role writes them."""
-    return OrderStreams(store, clock, secrets.token_bytes, f"{role}-{secrets.token_hex(2)}")
+def build_streams(store: EventStore, clock: Clock, role: str, queue_max: int | None = None) -> OrderStreams:
+    """Return the order streams as a process of this role writes them; for ``queue_max`` see :class:`OrderStreams`."""
+    return OrderStreams(store, clock, secrets.token_bytes, f"{role}-{secrets.token_hex(2)}", queue_max=queue_max)
 
 
 def build_worker(
@@ -180,20 +187,18 @@ def build_worker(
         speed_ppm=speed_ppm,
         reach=reach,
     )
+    profile = profile or profile_named(settings.profile)
     process = OrderProcess(
         store=store,
         streams=build_streams(store, clock, "worker"),
-        venues=simulated_venues(
-            seed=settings.seed,
-            profile=profile or profile_named(settings.profile),
-            clock=clock,
-            speed_ppm=speed_ppm,
-        ),
+        venues=build_venues(settings, profile, clock),
+        triggers=Triggers(chain, seed=settings.seed, profile=profile),
         slots=Shared(chain.slot, _gather),
         submission=submission,
         clock=clock,
         settings=ProcessSettings(
             seed=settings.seed,
+            profile=profile,
             speed_ppm=speed_ppm,
             quote_timeout_ms=settings.quote_timeout_ms,
             task_ms=settings.task_ms,
@@ -209,12 +214,48 @@ def build_worker(
     return Worker(store, process, clock, worker_settings)
 
 
+def build_venues(settings: Settings, profile: Profile, clock: Clock) -> tuple[GuardedVenue, ...]:
+    """Return the simulated venues as a worker asks them."""
+    speed_ppm = settings.speed_ppm
+    access = AccessSettings(
+        concurrency=settings.venue_concurrency,
+        failures_max=settings.venue_failures_max,
+        open_us=settings.venue_open_ms * 1_000 * _MILLION // speed_ppm if speed_ppm else 0,
+    )
+    venues = simulated_venues(seed=settings.seed, profile=profile, clock=clock, speed_ppm=speed_ppm)
+    return tuple(GuardedVenue(venue, clock, access) for venue in venues)
+
+
+def build_scanner(
+    settings: Settings, store: EventStore, chain: Chain, clock: Clock, *, profile: Profile | None = None
+) -> Scanner:
+    """Return a scanner of slots on ``store`` and ``chain``; ``profile`` replaces the one that the settings name."""
+    speed_ppm, profile = settings.speed_ppm, profile or profile_named(settings.profile)
+    return Scanner(
+        store=store,
+        streams=build_streams(store, clock, "scanner"),
+        chain=chain,
+        triggers=Triggers(chain, seed=settings.seed, profile=profile),
+        clock=clock,
+        settings=ScannerSettings(
+            seed=settings.seed,
+            profile=profile,
+            scan_ms=max(SCAN_MS_MIN, SLOT_MS * _MILLION // speed_ppm if speed_ppm else 0),
+        ),
+    )
+
+
 async def run_worker(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:
     """Execute orders until ``stopping`` is set; then finish those in hand."""
     async with opened(settings, servers, "worker") as (store, _):
         chain, chain_connection = open_chain(settings, servers.redis_url)
         try:
-            await build_worker(settings, store, chain, SystemClock()).run(stopping)
+            clock = SystemClock()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(build_scanner(settings, store, chain, clock).run(stopping))
+                await build_worker(settings, store, chain, clock).run(stopping)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         finally:
             await chain_connection.close()
 
@@ -229,10 +270,13 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
     async with opened(settings, servers, "api") as (store, database):
         services = Services(
             store=store,
-            streams=build_streams(store, clock, "api"),
+            streams=build_streams(store, clock, "api", settings.queue_max),
             database=database,
             clock=clock,
             version=metadata.version("ordertape"),
+            orders=OrderLimits(
+                client_per_minute=settings.client_orders_per_minute, per_minute=settings.orders_per_minute
+            ),
         )
         server = Server(create_application(services))
         await server.serve_until(stopping, listen(settings.host, settings.port))

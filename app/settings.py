@@ -21,6 +21,9 @@ SKEW_SECONDS_MAX: Final = 30
 # No order may begin again after it has left Redis. The host that made its id may be ahead of Redis, and the one that
 # ended it behind: the id then looks younger, and the end older, than they are, by the greatest skew each.
 ARCHIVE_SECONDS_MIN: Final = NEW_STREAM_SECONDS_MAX + 2 * SKEW_SECONDS_MAX
+PROFILES: Final = ("assignment", "major", "longtail")
+"""As :mod:`app.dex.profile` has them."""
+RATE_MAX: Final = 1_000_000
 _MILLION: Final = 1_000_000
 _T = TypeVar("_T")
 
@@ -51,6 +54,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Simulation speed in millionths; 0: no waiting at all."""
     concurrency: int = 512
     """Orders that one worker process advances at once."""
+    venue_concurrency: int = 256
+    """Quotes that one process asks of one venue at once."""
+    venue_failures_max: int = 5
+    """Failures in a row after which a venue is left alone for a while."""
+    venue_open_ms: int = 2_000
+    """How long it is; then one quote tries whether it has recovered."""
+    queue_max: int = 10_000
+    """Unfinished tasks of a partition from which on it takes no new order."""
+    client_orders_per_minute: int = 0
+    """New orders of one client; 0: any number."""
+    orders_per_minute: int = 0
+    """New orders of all clients together; 0: any number."""
     quote_timeout_ms: int = 1_000
     task_ms: int = 5_000
     claim_idle_ms: int = 8_000
@@ -110,6 +125,12 @@ _OWN_NAMES: Final = tuple(
         "PROFILE",
         "SPEED",
         "CONCURRENCY",
+        "VENUE_CONCURRENCY",
+        "VENUE_FAILURES_MAX",
+        "VENUE_OPEN_MS",
+        "QUEUE_MAX",
+        "CLIENT_ORDERS_PER_MINUTE",
+        "ORDERS_PER_MINUTE",
         "QUOTE_TIMEOUT_MS",
         "TASK_MS",
         "CLAIM_IDLE_MS",
@@ -149,6 +170,14 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         profile=reader.read(PREFIX + "PROFILE", _profile, DEFAULTS.profile),
         speed_ppm=reader.read(PREFIX + "SPEED", _speed, DEFAULTS.speed_ppm),
         concurrency=reader.read(PREFIX + "CONCURRENCY", _whole(1, 10_000), DEFAULTS.concurrency),
+        venue_concurrency=reader.read(PREFIX + "VENUE_CONCURRENCY", _whole(1, 10_000), DEFAULTS.venue_concurrency),
+        venue_failures_max=reader.read(PREFIX + "VENUE_FAILURES_MAX", _whole(1, 10_000), DEFAULTS.venue_failures_max),
+        venue_open_ms=reader.read(PREFIX + "VENUE_OPEN_MS", _whole(1, 600_000), DEFAULTS.venue_open_ms),
+        queue_max=reader.read(PREFIX + "QUEUE_MAX", _whole(1, 10**9), DEFAULTS.queue_max),
+        client_orders_per_minute=reader.read(
+            PREFIX + "CLIENT_ORDERS_PER_MINUTE", _whole(0, RATE_MAX), DEFAULTS.client_orders_per_minute
+        ),
+        orders_per_minute=reader.read(PREFIX + "ORDERS_PER_MINUTE", _whole(0, RATE_MAX), DEFAULTS.orders_per_minute),
         quote_timeout_ms=reader.read(PREFIX + "QUOTE_TIMEOUT_MS", _whole(1, 60_000), DEFAULTS.quote_timeout_ms),
         task_ms=reader.read(PREFIX + "TASK_MS", _whole(100, 600_000), DEFAULTS.task_ms),
         claim_idle_ms=reader.read(PREFIX + "CLAIM_IDLE_MS", _whole(100, 600_000), DEFAULTS.claim_idle_ms),
@@ -268,10 +297,8 @@ def _log_level(text: str) -> LogLevel:
 
 
 def _profile(text: str) -> str:
-    if text in {"major", "longtail"}:
-        raise ValueError(f"is {text}, which is not yet available; it must be assignment")
-    if text != "assignment":
-        raise ValueError(f"must be assignment, not {text!r}")
+    if text not in PROFILES:
+        raise ValueError(f"must be {', '.join(PROFILES[:-1])} or {PROFILES[-1]}, not {text!r}")
     return text
 
 

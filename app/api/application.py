@@ -16,7 +16,8 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import HealthRoutes
-from app.api.orders import EXECUTE_PATH, WEBSOCKET_PATH, Intake, OrderRoutes
+from app.api.orders.intake import Intake, OrderLimits
+from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
 from app.api.ring import Ring
 from app.api.tailer import LogRewoundError, Tailer
@@ -40,6 +41,7 @@ class Services(Struct, frozen=True, kw_only=True):
     database: AsyncEngine
     clock: Clock
     version: str
+    orders: OrderLimits = OrderLimits()
     sockets: SocketLimits = SocketLimits()
     ring_frames_max: int = RING_FRAMES_MAX
     ring_characters_max: int = RING_CHARACTERS_MAX
@@ -53,7 +55,7 @@ def create_application(services: Services) -> Starlette:
     failed = asyncio.Event()
     ring = Ring(frames_max=services.ring_frames_max, characters_max=services.ring_characters_max)
     tailer = Tailer(services.store, ring, services.clock)
-    intake = Intake(services.streams)
+    intake = Intake(services.streams, services.store, services.orders)
     sessions = Sessions(store=services.store, intake=intake, ring=ring, clock=services.clock, limits=services.sockets)
     health = HealthRoutes(
         store=services.store,
@@ -77,7 +79,7 @@ def create_application(services: Services) -> Starlette:
         routes=[
             WebSocketRoute(WEBSOCKET_PATH, sessions.endpoint),
             WebSocketRoute(EXECUTE_PATH, sessions.endpoint),
-            *OrderRoutes(intake, services.store, services.database).routes(),
+            *OrderRoutes(intake, services.store, services.database, services.clock).routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],

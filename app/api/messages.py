@@ -1,13 +1,15 @@
 """What clients say on a WebSocket, from JSON members to values."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
 
+from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import FieldError, ProblemError
-from app.api.requests import INTEGER, Form, Number, OrderRequest, is_printable, pointer_to, read_order
+from app.api.requests import INTEGER, Form, Number, is_printable, pointer_to
 from app.api.resume import After, parse_after, parse_order_id
+from app.orders.events import OrderType
 
 ID_CHARACTERS_MAX: Final = 64
 
@@ -31,11 +33,17 @@ class Unsubscribe(Struct, frozen=True):
     order_id: str
 
 
+class Cancel(Struct, frozen=True):
+    """End an order if it can still be ended."""
+
+    order_id: str
+
+
 class Ping(Struct, frozen=True):
     """Answer."""
 
 
-Message = Submit | Subscribe | Unsubscribe | Ping
+Message = Submit | Subscribe | Unsubscribe | Cancel | Ping
 MessageId = str | int | None
 
 
@@ -56,8 +64,11 @@ def message_id(members: Mapping[str, Any]) -> MessageId:
     raise _invalid_message("id", message)
 
 
-def read_message(members: Mapping[str, Any]) -> Message:
+def read_message(members: Mapping[str, Any], *, now_us: int) -> Message:
     """Return what a WebSocket message asks for; its ``id`` is read by :func:`message_id`.
+
+    Args:
+        now_us: the server's time, for orders.
 
     Raises:
         ProblemError: naming each field that is wrong.
@@ -65,20 +76,24 @@ def read_message(members: Mapping[str, Any]) -> Message:
     form = Form({name: value for name, value in members.items() if name != "id"})
     kind = members.get("type", "subscribe" if "orderId" in members else "market")
     match kind:
-        case "subscribe" | "unsubscribe":
-            return _read_subscription(form, kind)
+        case "subscribe" | "unsubscribe" | "cancel":
+            return _read_about_order(form, kind)
         case "ping":
             form.take(("type",))
             form.refuse_unknown(("type", "id"))
             form.finish("invalid_message")
             return Ping()
-        case str() if kind.lower() in ("market", "limit", "sniper"):
-            return Submit(read_order({name: value for name, value in members.items() if name != "id"}))
+        case str() if kind.lower() in get_args(OrderType):
+            order = {name: value for name, value in members.items() if name != "id"}
+            return Submit(read_order(order, now_us=now_us))
         case _:
-            raise _invalid_message("type", 'must be "subscribe", "unsubscribe", "ping", or, in an order, "market"')
+            known = '"subscribe", "unsubscribe", "cancel", "ping", or, in an order, "market", "limit" or "sniper"'
+            raise _invalid_message("type", f"must be {known}")
 
 
-def _read_subscription(form: Form, kind: Literal["subscribe", "unsubscribe"]) -> Subscribe | Unsubscribe:
+def _read_about_order(
+    form: Form, kind: Literal["subscribe", "unsubscribe", "cancel"]
+) -> Subscribe | Unsubscribe | Cancel:
     form.take(("type",))
     order_id = form.text(("orderId",), ID_CHARACTERS_MAX, needed=True)
     accepted: tuple[str, ...] = ("type", "orderId", "id")
@@ -92,8 +107,8 @@ def _read_subscription(form: Form, kind: Literal["subscribe", "unsubscribe"]) ->
     form.finish("invalid_message")
     assert order_id is not None
     parse_order_id(order_id)
-    if kind == "unsubscribe":
-        return Unsubscribe(order_id)
+    if kind != "subscribe":
+        return Unsubscribe(order_id) if kind == "unsubscribe" else Cancel(order_id)
     return Subscribe(order_id, 0 if after is None else parse_after(after, order_id))
 
 

@@ -16,7 +16,9 @@ from eventstore.errors import (
     IdempotencyConflictError,
     LevelUnavailableError,
     OutcomeUnknownError,
+    QueueFullError,
     StoreUnavailableError,
+    WrongVersionError,
 )
 
 Code = Literal[
@@ -37,8 +39,11 @@ Code = Literal[
     "method_not_allowed",
     "not_found",
     "not_subscribed",
+    "order_ended",
     "order_id_malformed",
+    "order_moving",
     "outcome_unknown",
+    "queue_full",
     "rate_limited",
     "route_not_found",
     "too_many_subscriptions",
@@ -65,8 +70,11 @@ PROBLEMS: Final[dict[Code, tuple[HTTPStatus, str]]] = {
     "method_not_allowed": (HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
     "not_found": (HTTPStatus.NOT_FOUND, "There is no such order"),
     "not_subscribed": (HTTPStatus.CONFLICT, "This socket does not receive the order's events"),
+    "order_ended": (HTTPStatus.CONFLICT, "The order has ended"),
     "order_id_malformed": (HTTPStatus.BAD_REQUEST, "Not an order id"),
-    "outcome_unknown": (HTTPStatus.SERVICE_UNAVAILABLE, "The order is not known to be accepted"),
+    "order_moving": (HTTPStatus.SERVICE_UNAVAILABLE, "The order is moving"),
+    "outcome_unknown": (HTTPStatus.SERVICE_UNAVAILABLE, "What became of the request is not known"),
+    "queue_full": (HTTPStatus.SERVICE_UNAVAILABLE, "Too many orders are waiting"),
     "rate_limited": (HTTPStatus.TOO_MANY_REQUESTS, "Too much at once"),
     "route_not_found": (HTTPStatus.NOT_FOUND, "There is nothing here"),
     "too_many_subscriptions": (HTTPStatus.TOO_MANY_REQUESTS, "Too many subscriptions on one socket"),
@@ -76,7 +84,8 @@ PROBLEMS: Final[dict[Code, tuple[HTTPStatus, str]]] = {
 }
 """The one table from an error's code to its HTTP status and title."""
 
-RETRY_AFTER_SECONDS: Final = 1
+RETRY_AFTER_MS: Final = 1_000
+"""When to come back where nothing better is known."""
 
 Fact = str | int | Mapping[str, str | int] | None
 
@@ -134,8 +143,30 @@ def store_problem(error: EventStoreError, order_id: str) -> ProblemError:
                 f"or look at /api/orders/{order_id}",
                 orderId=order_id,
             )
+        case QueueFullError():
+            return ProblemError(
+                "queue_full",
+                f"{error.depth} orders are waiting where this one belongs, and no more are taken: nothing was created, "
+                "send it again later",
+                retryAfterMs=RETRY_AFTER_MS,
+            )
         case StoreUnavailableError() | EpochStaleError() | LevelUnavailableError():
             return unavailable("the order was not accepted: repeat it with the same idempotency key")
+        case _:
+            raise error
+
+
+def cancel_problem(error: EventStoreError, order_id: str) -> ProblemError:
+    """Return what a failed append of a cancellation means for its client."""
+    match error:
+        case WrongVersionError():
+            return ProblemError("order_moving", "the order is moving, ask again", orderId=order_id)
+        case OutcomeUnknownError():
+            return ProblemError(
+                "outcome_unknown", "the order is not known to be cancelled: ask again", orderId=order_id
+            )
+        case StoreUnavailableError() | EpochStaleError() | LevelUnavailableError():
+            return unavailable("the order is not known to be cancelled: ask again")
         case _:
             raise error
 
@@ -176,9 +207,12 @@ def response_of(problem: ProblemError, path: str) -> Response:
     }
     if problem.errors:
         body["errors"] = problem.errors
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    headers = {}
+    wait_ms = problem.facts.get("retryAfterMs", RETRY_AFTER_MS if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
+    if isinstance(wait_ms, int):
+        headers["Retry-After"] = str(-(-wait_ms // 1_000))
     if status == HTTPStatus.UPGRADE_REQUIRED:
-        headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     return Response(msgspec.json.encode(body), status.value, headers, "application/problem+json")
 
 

@@ -3,15 +3,16 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.api.messages import Message, MessageId, Ping, Submit, Subscribe, Unsubscribe, message_id, read_message
-from app.api.orders import Intake
+from app.api.messages import Cancel, Message, MessageId, Ping, Submit, Subscribe, Unsubscribe, message_id, read_message
+from app.api.orders.intake import Intake
+from app.api.orders.request import OrderRequest
 from app.api.problems import (
     DRAINING,
     LOG_REWOUND,
@@ -22,23 +23,19 @@ from app.api.problems import (
     ProblemError,
     message_of,
 )
-from app.api.requests import OrderRequest, parse_object
-from app.api.resume import After, Resumed, parse_after, parse_order_id, read_on, resume, resume_from_ring
-from app.api.ring import Frame, NotChainedError, Ring
+from app.api.requests import parse_object
+from app.api.resume import After, Resumed, parse_after, parse_order_id
+from app.api.ring import NotChainedError, Ring
+from app.api.subscriptions import Source, Subscription
 from app.clock import Clock
 from eventstore.errors import StoreUnavailableError
 from eventstore.store import EventStore
 
-PAGE: Final = 100
-SUBMITS_MAX: Final = 64
+REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
-CATCH_UPS_MAX: Final = 8
 BACK_OFF_SECONDS: Final = 0.5
 CLOSE_SECONDS: Final = 1
 DRAIN_SECONDS: Final = 3
-
-P = TypeVar("P")
-T = TypeVar("T")
 
 log: Final = logging.getLogger(__name__)
 
@@ -53,24 +50,6 @@ class SocketLimits(Struct, frozen=True, kw_only=True):
     """A client that takes no data for longer is a slow consumer."""
 
 
-class _Subscription:
-    """Where a socket is in an order's events."""
-
-    def __init__(self, order_id: str, start: After | None, reply_to: MessageId) -> None:
-        self.order_id: Final = order_id
-        self.seq = 0
-        """The last event sent; meaningful once ``start`` is None."""
-        self.anchor = ""
-        """That event's, so that nothing is sent that does not follow it."""
-        self.start = start
-        """What the client asked to resume after, until that is checked."""
-        self.reply_to = reply_to
-        self.held = False
-        """Its order is being appended: events wait until the append has answered."""
-        self.missed = False
-        """The ring told of an event while it was held."""
-
-
 class _SocketGoneError(Exception):
     """The socket cannot be written to any more."""
 
@@ -79,12 +58,11 @@ class Sessions:
     """All sockets of one process."""
 
     def __init__(self, *, store: EventStore, intake: Intake, ring: Ring, clock: Clock, limits: SocketLimits) -> None:
-        self.store: Final = store
+        self.source: Final = Source(store, ring)
         self.intake: Final = intake
         self.ring: Final = ring
         self.clock: Final = clock
         self.limits: Final = limits
-        self.catch_ups: Final = asyncio.Semaphore(CATCH_UPS_MAX)
         self.refusal: Closing | None = None
         """Why sockets are closed at once; None while they are welcome."""
         self._open: set[Session] = set()
@@ -143,11 +121,11 @@ class Session:
     def __init__(self, socket: WebSocket, sessions: Sessions) -> None:
         self._socket = socket
         self._all = sessions
-        self._subscriptions: dict[str, _Subscription] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._changed: dict[str, None] = {}
         self._replies: deque[str] = deque()
         self._wake = asyncio.Event()
-        self._submits: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[Closing | None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -157,7 +135,7 @@ class Session:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._read(tasks)), tasks.create_task(self._write())]
                 closing = await self._ended
-                for task in (*loops, *self._submits):
+                for task in (*loops, *self._requests):
                     task.cancel()
         finally:
             for subscription in list(self._subscriptions.values()):
@@ -206,7 +184,8 @@ class Session:
                 raise ProblemError("binary_frame", "send JSON in text frames")
             members = parse_object(text)
             reply_to = message_id(members)
-            self._obey(read_message(members), reply_to, tasks)
+            message = read_message(members, now_us=self._all.clock.now_us())
+            self._obey(message, reply_to, tasks)
         except ProblemError as problem:
             self._reply(message_of(problem, reply_to))
 
@@ -221,6 +200,9 @@ class Session:
                     raise ProblemError("not_subscribed", f"this socket does not receive order {order_id}")
                 self._forget(self._subscriptions[order_id])
                 self._answer("unsubscribed", reply_to, orderId=order_id)
+            case Cancel(order_id):
+                self._check_room()
+                self._start(self._cancel(order_id, reply_to), tasks)
             case Ping():
                 self._answer("pong", reply_to)
 
@@ -242,35 +224,51 @@ class Session:
     def _subscribe(self, order_id: str, after: After, reply_to: MessageId) -> None:
         if order_id in self._subscriptions:
             raise ProblemError("already_subscribed", f"this socket receives order {order_id} already", orderId=order_id)
-        self._watch(_Subscription(order_id, after, reply_to))
+        self._watch(Subscription(order_id, after, reply_to))
         self.changed(order_id)
 
-    def _watch(self, subscription: _Subscription) -> None:
+    def _watch(self, subscription: Subscription) -> None:
         most = self._all.limits.subscriptions_max
         if len(self._subscriptions) >= most:
             raise ProblemError("too_many_subscriptions", f"a socket receives at most {most} orders at once")
         self._subscriptions[subscription.order_id] = subscription
         self._all.ring.watch(subscription.order_id, self)
 
-    def _forget(self, subscription: _Subscription) -> None:
+    def _forget(self, subscription: Subscription) -> None:
         if self._is_current(subscription):
             del self._subscriptions[subscription.order_id]
             self._all.ring.unwatch(subscription.order_id, self)
 
     def _submit(self, request: OrderRequest, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
-        if len(self._submits) >= SUBMITS_MAX:
-            raise ProblemError(
-                "rate_limited", f"at most {SUBMITS_MAX} orders of one socket are accepted at once: send this one again"
-            )
+        self._check_room()
         # Watching starts before the append, so that none of its events can be missed.
-        subscription = _Subscription(self._all.intake.new_order_id(request), None, reply_to)
+        subscription = Subscription(self._all.intake.new_order_id(request), None, reply_to)
         subscription.held = True
         self._watch(subscription)
-        task = tasks.create_task(self._place(subscription, request))
-        self._submits.add(task)
-        task.add_done_callback(self._submits.discard)
+        self._start(self._place(subscription, request), tasks)
 
-    async def _place(self, subscription: _Subscription, request: OrderRequest) -> None:
+    def _check_room(self) -> None:
+        if len(self._requests) >= REQUESTS_MAX:
+            raise ProblemError(
+                "rate_limited",
+                f"at most {REQUESTS_MAX} orders and cancellations of one socket are under way at once: "
+                "send this one again",
+            )
+
+    def _start(self, request: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
+        task = tasks.create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _cancel(self, order_id: str, reply_to: MessageId) -> None:
+        try:
+            cancel = await self._all.intake.cancel(order_id)
+        except ProblemError as problem:
+            self._reply(message_of(problem, reply_to, order_id))
+            return
+        self._answer(cancel.status, reply_to, orderId=order_id, seq=cancel.seq)
+
+    async def _place(self, subscription: Subscription, request: OrderRequest) -> None:
         reply_to = subscription.reply_to
         try:
             placed = await self._all.intake.place(subscription.order_id, request)
@@ -324,7 +322,9 @@ class Session:
             subscription.missed = True
             return
         try:
-            frames, more = await self._following(subscription)
+            following = await self._all.source.following(subscription)
+            if following.resumed is not None and self._is_current(subscription):
+                await self._confirm(subscription, following.resumed)
         except NotChainedError:
             # The client has an event that did not last: it must come back with its cursor to be told so.
             self.end(LOG_REWOUND)
@@ -337,8 +337,9 @@ class Session:
         except StoreUnavailableError:
             # Nothing new can come from the log either, so no other subscription waits for this one.
             await self._all.clock.sleep(BACK_OFF_SECONDS)
-            frames, more = [], True
-        for frame in frames:
+            self.changed(order_id)
+            return
+        for frame in following.frames:
             if not self._is_current(subscription):
                 return
             await self._send(frame.text)
@@ -346,36 +347,14 @@ class Session:
             if frame.terminal:
                 self._forget(subscription)
                 return
-        if more:
+        if following.more:
             self.changed(order_id)
 
-    def _is_current(self, subscription: _Subscription) -> bool:
+    def _is_current(self, subscription: Subscription) -> bool:
         """Whether the client still wants it: it may change its mind while the writer waits."""
         return self._subscriptions.get(subscription.order_id) is subscription
 
-    async def _following(self, subscription: _Subscription) -> tuple[list[Frame], bool]:
-        """Return the frames that the subscription lacks, and whether more may follow at once."""
-        order_id = subscription.order_id
-        if subscription.start is not None:
-            resumed = resume_from_ring(self._all.ring, order_id, subscription.start)
-            if resumed is None:
-                resumed = await self._read_store(resume, order_id, subscription.start)
-            subscription.seq, subscription.anchor = resumed.seq, resumed.anchor
-            subscription.start = None
-            if self._is_current(subscription):
-                await self._confirm(subscription, resumed)
-            return list(resumed.frames), resumed.more
-        place = subscription.seq, subscription.anchor
-        frames = self._all.ring.after(order_id, *place)
-        return (list(frames), False) if frames is not None else await self._read_store(read_on, order_id, place)
-
-    async def _read_store(
-        self, read: Callable[[EventStore, str, P, int], Awaitable[T]], order_id: str, position: P
-    ) -> T:
-        async with self._all.catch_ups:
-            return await read(self._all.store, order_id, position, PAGE)
-
-    async def _confirm(self, subscription: _Subscription, resumed: Resumed) -> None:
+    async def _confirm(self, subscription: Subscription, resumed: Resumed) -> None:
         """Answer the request to subscribe, if it asked for that or if no event will."""
         if subscription.reply_to is not None or resumed.ended:
             facts = {"orderId": subscription.order_id, "after": resumed.seq, "ended": resumed.ended}

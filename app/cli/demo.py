@@ -1,4 +1,4 @@
-"""`demo`: the main job, start to end, on embedded servers, as five clients and an auditor would see it."""
+"""`demo`: the main job, start to end, on embedded servers, as seven clients and an auditor would see it."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from app.audit.replay import replay
 from app.cli.audit import show_replay
 from app.cli.connections import settings_here
-from app.cli.orders import event_line
+from app.cli.orders.lines import event_line
 from app.cli.roles import run_until_signal
 from app.cli.up import address, engine
 from app.client import Client
@@ -45,8 +45,16 @@ ORDERS: Final[tuple[dict[str, Any], ...]] = (
     {"clientId": "carol", "side": "buy", "baseAsset": "JUP", "quoteAsset": "USDC", "amount": "1500"},
     {"clientId": "dave", "side": "sell", "baseAsset": "BONK", "quoteAsset": "SOL", "amount": "25000000"},
     {"clientId": "erin", "tokenIn": "ETH", "tokenOut": "USDC", "amount": "0.75"},
+    {
+        **{"clientId": "frank", "side": "sell", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": "1"},
+        **{"orderType": "limit", "limitPrice": "400", "timeInForce": "IOC"},
+    },
+    {
+        **{"clientId": "grace", "side": "buy", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": "1"},
+        **{"orderType": "limit", "limitPrice": "50", "timeInForce": "GTC"},
+    },
 )
-COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green")
+COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "white", "bright_black")
 
 
 class DemoError(Exception):
@@ -54,7 +62,7 @@ class DemoError(Exception):
 
 
 def demo() -> None:
-    """Run five orders, cut and resume a client, compare both copies, rebuild, replay for an auditor, and end."""
+    """Run seven orders, cut and resume a client, compare both copies, rebuild, replay for an auditor, and end."""
     console = Console(soft_wrap=True, highlight=False)
     # Always embedded, and on a free port: a demonstration must not trade on somebody's servers.
     settings = replace(
@@ -99,7 +107,7 @@ def free_port() -> int:
 async def lives(console: Console, settings: Settings) -> list[str]:
     """Submit all orders at once over one socket, show each life as it happens, and cut a second client on the way."""
     url = Client(address(settings)).socket_url
-    console.print(f"[bold]Five orders at once over one WebSocket, {url}[/]")
+    console.print(f"[bold]Five market and two limit orders at once over one WebSocket, {url}[/]")
     labels: dict[str, str] = {}
     ended: set[str] = set()
     cut: asyncio.Task[None] | None = None
@@ -113,12 +121,15 @@ async def lives(console: Console, settings: Settings) -> list[str]:
                 labels[frame["orderId"]] = f"[{COLOURS[number]}]{name:<6}[/]"
             elif "event" in frame:
                 console.print(f"{labels[frame['orderId']]}{event_line(frame)}")
+                if frame["event"] == "resting":
+                    # Nobody will sell that cheaply while the demo runs: its client gives up.
+                    await client.send(json.dumps({"type": "cancel", "orderId": frame["orderId"]}))
                 if frame["status"] in TERMINAL:
                     ended.add(frame["orderId"])
-            else:
+            elif frame.get("type") not in ("cancelled", "cancel_pending"):
                 raise DemoError(f"an order was refused: {frame}")
             if cut is None and len(labels) == len(ORDERS):
-                cut = asyncio.create_task(cut_and_resume(console, url, list(labels)[-1]))
+                cut = asyncio.create_task(cut_and_resume(console, url, list(labels)[0]))
             if len(ended) == len(ORDERS) and cut is not None:
                 await cut
                 return list(labels)

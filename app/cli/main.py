@@ -5,7 +5,8 @@ import sys
 import typer
 
 from app.audit.doctor.errors import UnfitError
-from app.cli import audit, demo, doctor, orders, parked, rebuild, restore, roles, status, up
+from app.cli import audit, demo, doctor, parked, rebuild, restore, roles, status, up
+from app.cli.orders import commands, launch
 from app.client import ClientError
 from app.dex.errors import DexError
 from app.embedded import EmbeddedError
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-for group in (up, orders, status, rebuild, roles, demo, audit, doctor, parked, restore):
+for group in (up, commands, launch, status, rebuild, roles, demo, audit, doctor, parked, restore):
     group.add_to(app)
 
 
@@ -41,10 +42,6 @@ def main() -> None:
 def _refuse(message: str) -> None:
     sys.stderr.write(f"ordertape: {message}\n")
     sys.exit(EXIT_CANNOT)
-
-
-if __name__ == "__main__":
-    main()
 
 
 if __name__ == "__main__":

@@ -47,8 +47,7 @@ def _print(report: dict[str, Any]) -> None:
     console = Console()
     table = Table(title=f"store {report['storeId']}")
     columns = ["partition", "epoch", "position", "projected", "lag", "tasks", "pending", "timers"]
-    if any(part["parked"] for part in report["partitions"]):
-        columns.append("parked")
+    columns += [name for name in ("waiting", "parked") if any(part[name] for part in report["partitions"])]
     for name in columns:
         table.add_column(name, justify="right")
     for part in report["partitions"]:

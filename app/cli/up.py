@@ -70,7 +70,9 @@ def usage(settings: Settings) -> str:
 OrderTape is running on {url}. Ctrl-C stops it. In another terminal:
 
   ordertape:  ordertape submit buy 10 SOL USDC
+              ordertape submit sell 2 SOL USDC --limit 170 --detach
               ordertape watch ORDER_ID --after SEQ
+              ordertape cancel ORDER_ID
   curl:       curl -s {url}/api/orders -H 'Content-Type: application/json' -d '{order}'
               curl -s {url}/api/orders/ORDER_ID/events
   websocat:   echo '{order}' | websocat -n {socket}

@@ -5,8 +5,17 @@ from app.client.client import (
     ClientError,
     HistoryForkedError,
     LastCommon,
+    OrderEndedError,
     OrderRefusedError,
     UnreachableError,
 )
 
-__all__ = ["Client", "ClientError", "HistoryForkedError", "LastCommon", "OrderRefusedError", "UnreachableError"]
+__all__ = [
+    "Client",
+    "ClientError",
+    "HistoryForkedError",
+    "LastCommon",
+    "OrderEndedError",
+    "OrderRefusedError",
+    "UnreachableError",
+]

@@ -12,7 +12,8 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-TERMINAL: Final = frozenset({"confirmed", "failed"})
+TERMINAL: Final = frozenset({"confirmed", "cancelled", "expired", "rejected", "failed"})
+"""Statuses of orders that have ended."""
 RECONNECT_SECONDS: Final = 0.25
 RECONNECT_SECONDS_MAX: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
@@ -51,8 +52,16 @@ class HistoryForkedError(OrderRefusedError):
         self.last_common: LastCommon | None = LastCommon(common["seq"], common["cursor"]) if common else None
 
 
+class OrderEndedError(OrderRefusedError):
+    """Too late to cancel: the order has ended as ``status``, and nothing was changed."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem)
+        self.status = str(problem.get("orderStatus"))
+
+
 class UnreachableError(ClientError):
-    """No answer from the server. An order sent with an idempotency key may be sent again unchanged."""
+    """No answer from the server, or none for now. What has an idempotency key, or cancels, may be sent again."""
 
 
 class Client:
@@ -87,6 +96,19 @@ class Client:
     async def order(self, order_id: str) -> dict[str, Any]:
         """Return an order as it is now; raises as :meth:`submit`."""
         return await self._request("GET", f"/api/orders/{quote(order_id, safe='')}")
+
+    async def cancel(self, order_id: str) -> dict[str, Any]:
+        """Ask for the end of an order and return the server's answer, with ``status`` and ``seq``.
+
+        ``cancelled``: no swap was or will be executed. ``cancel_pending``: a swap may be on its way, and its outcome
+        decides; :meth:`events` after ``seq`` tell which, ending as cancelled or confirmed.
+
+        Raises:
+            OrderEndedError: the order has ended before.
+            OrderRefusedError: the server does not know the order.
+            UnreachableError: the order is not known to be cancelled. Ask again.
+        """
+        return await self._request("DELETE", f"/api/orders/{quote(order_id, safe='')}")
 
     async def events(self, order_id: str, *, after: str | int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield an order's events after ``after``, each once and in order, until its last; reconnects by itself.
@@ -143,5 +165,5 @@ class Client:
         if response.status_code >= 500:
             raise UnreachableError(str(answer.get("detail") or answer))
         if response.status_code >= 400:
-            raise OrderRefusedError(answer)
+            raise OrderEndedError(answer) if answer.get("code") == "order_ended" else OrderRefusedError(answer)
         return answer

@@ -1,39 +1,37 @@
-"""Orders over REST, and the intake that accepts them, shared with WebSocket."""
+"""Orders over REST."""
 
-import asyncio
 from collections.abc import Collection, Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.api.problems import FieldError, ProblemError, store_problem, unavailable
+from app.api.orders.intake import Intake
+from app.api.orders.request import read_order
+from app.api.orders.view import view_of
+from app.api.problems import FieldError, ProblemError, unavailable
 from app.api.requests import (
     BODY_BYTES_MAX,
     CLIENT_CHARACTERS_MAX,
-    OrderRequest,
+    Form,
     is_printable,
     parse_object,
     read_header_key,
-    read_order,
 )
 from app.api.resume import PAGE, parse_after, parse_order_id, read_events, resume
-from app.execution.streams import OrderStreams, Placed
-from app.orders.lifecycle import Phase, Status, phase
-from app.orders.money import format_units
-from eventstore.errors import EventStoreError, StoreUnavailableError
+from app.clock import Clock
+from app.orders.lifecycle import Status, phase
+from eventstore.errors import StoreUnavailableError
 from eventstore.ids import event_id
 from eventstore.store import EventStore
 from projections.database import DATABASE_OUTAGES
 from projections.errors import OrderUnknownError
-from projections.orders import LAMPORTS_DECIMALS, OrderRow, apply, decode_frame
+from projections.orders import OrderRow, apply, decode_frame
 from projections.queries import get_order, list_orders
 
-CLOSE_SECONDS: Final = 5
 LIST_LIMIT: Final = 50
 LIST_LIMIT_MAX: Final = 1000
 WEBSOCKET_PATH: Final = "/api/orders/ws"
@@ -41,77 +39,14 @@ EXECUTE_PATH: Final = "/api/orders/execute"
 _JSON: Final = "application/json"
 
 
-class Intake:
-    """Appends new orders; an append that was started ends, whatever becomes of its request."""
-
-    def __init__(self, streams: OrderStreams) -> None:
-        self._streams = streams
-        self._started: set[asyncio.Task[Placed]] = set()
-
-    def new_order_id(self, request: OrderRequest) -> str:
-        """Return an unused id for the order."""
-        return self._streams.new_order_id(request.client, request.command.idempotency_key)
-
-    async def place(self, order_id: str, request: OrderRequest) -> Placed:
-        """Accept an order under ``order_id``, or find the one that its idempotency key names.
-
-        Raises:
-            ProblemError: not, or not known to be, accepted.
-        """
-        task = asyncio.create_task(self._streams.place(order_id, request.client, request.command))
-        self._started.add(task)
-        task.add_done_callback(self._started.discard)
-        try:
-            return await asyncio.shield(task)
-        except EventStoreError as error:
-            raise store_problem(error, order_id) from error
-
-    async def close(self) -> None:
-        """Wait for the appends that were started, a few seconds at most."""
-        if self._started:
-            await asyncio.wait(self._started, timeout=CLOSE_SECONDS)
-
-
-class _Failure(Struct, frozen=True):
-    code: str
-    message: str
-
-
-class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """An order as ``GET /api/orders/{id}`` shows it; amounts are decimal text in the unit of their asset."""
-
-    order_id: str
-    client_id: str | None = None
-    side: str
-    order_type: str
-    base_asset: str
-    quote_asset: str
-    amount: str
-    slippage_bps: int
-    status: str
-    phase: Phase
-    attempts: int
-    venue: str | None = None
-    tx_id: str | None = None
-    amount_in: str | None = None
-    amount_out: str | None = None
-    fee: str | None = None
-    """Pool fees, in the asset that was paid in."""
-    network_fee: str | None = None
-    """In SOL."""
-    error: _Failure | None = None
-    seq: int
-    created_at: str
-    updated_at: str
-
-
 class OrderRoutes:
     """``/api/orders`` and what is below it, except the WebSocket."""
 
-    def __init__(self, intake: Intake, store: EventStore, database: AsyncEngine) -> None:
+    def __init__(self, intake: Intake, store: EventStore, database: AsyncEngine, clock: Clock) -> None:
         self._intake = intake
         self._store = store
         self._database = database
+        self._clock = clock
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes in the order in which they are to be tried."""
@@ -120,13 +55,18 @@ class OrderRoutes:
             Route(EXECUTE_PATH, self.execute, methods=["GET", "POST"]),
             Route(WEBSOCKET_PATH, self.execute, methods=["GET"]),
             Route("/order", self.place, methods=["POST"]),
-            Route("/api/orders/{order_id}", self.show, methods=["GET"]),
+            Route("/api/orders/{order_id}", self.one, methods=["GET", "DELETE"]),
+            Route("/api/orders/{order_id}/cancel", self.cancel, methods=["POST"]),
             Route("/api/orders/{order_id}/events", self.events, methods=["GET"]),
         ]
 
     async def collection(self, request: Request) -> Response:
         """List orders, or place one."""
         return await (self.place(request) if request.method == "POST" else self.newest(request))
+
+    async def one(self, request: Request) -> Response:
+        """Show an order, or cancel it."""
+        return await (self.cancel(request) if request.method == "DELETE" else self.show(request))
 
     async def execute(self, request: Request) -> Response:
         """Place an order; without a body, only a WebSocket makes sense here."""
@@ -137,7 +77,7 @@ class OrderRoutes:
     async def place(self, request: Request) -> Response:
         """Accept an order: 202, or 200 with the first order's id when its idempotency key was used before."""
         header_key = read_header_key(request.headers.getlist("idempotency-key"))
-        order = read_order(parse_object(await _body(request)), header_key)
+        order = read_order(parse_object(await _body(request)), header_key, now_us=self._clock.now_us())
         placed = await self._intake.place(self._intake.new_order_id(order), order)
         answer = {
             "orderId": placed.order_id,
@@ -151,6 +91,18 @@ class OrderRoutes:
         if placed.repeated:
             headers["Idempotent-Replayed"] = "true"
         return Response(msgspec.json.encode(answer), 200 if placed.repeated else 202, headers, _JSON)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel an order: 200 when it has ended, 202 when that depends on a swap that may be on its way."""
+        order_id = parse_order_id(request.path_params["order_id"])
+        body = await _body(request)
+        if body.strip():
+            form = Form(parse_object(body))
+            form.refuse_unknown(())
+            form.finish("invalid_message")
+        cancel = await self._intake.cancel(order_id)
+        answer = {"orderId": order_id, "status": cancel.status, "phase": phase(cancel.status), "seq": cancel.seq}
+        return Response(msgspec.json.encode(answer), 200 if cancel.status == "cancelled" else 202, media_type=_JSON)
 
     async def newest(self, request: Request) -> Response:
         """Return orders as the read model has them, newest first; ``next`` leads to the following page."""
@@ -169,7 +121,7 @@ class OrderRoutes:
             raise _invalid("before", "must be an order of the list; start again without it") from error
         except DATABASE_OUTAGES as error:
             raise unavailable("single orders and their events can still be read") from error
-        answer: dict[str, Any] = {"orders": [_view(row) for row in rows]}
+        answer: dict[str, Any] = {"orders": [view_of(row) for row in rows]}
         if len(rows) == limit:
             answer["next"] = rows[-1].id
         return Response(msgspec.json.encode(answer), media_type=_JSON)
@@ -183,7 +135,7 @@ class OrderRoutes:
             raise unavailable("ask again") from error
         if row is None:
             raise ProblemError("not_found", f"there is no order {order_id}")
-        return Response(msgspec.json.encode(_view(row)), media_type=_JSON)
+        return Response(msgspec.json.encode(view_of(row)), media_type=_JSON)
 
     async def events(self, request: Request) -> Response:
         """Return an order's events after ``after``; ``last`` is the ``after`` of the following page."""
@@ -212,48 +164,12 @@ class OrderRoutes:
         return row
 
 
-def _view(row: OrderRow) -> OrderView:
-    paid, received = row.base_decimals, row.quote_decimals
-    if row.side == "buy":
-        paid, received = received, paid
-    failure = None
-    if row.failure_code is not None:
-        failure = _Failure(row.failure_code, row.failure_message or "")
-    return OrderView(
-        order_id=row.id,
-        client_id=row.client_id,
-        side=row.side,
-        order_type=row.type,
-        base_asset=row.base_asset,
-        quote_asset=row.quote_asset,
-        amount=row.amount,
-        slippage_bps=row.slippage_bps,
-        status=row.status,
-        phase=phase(cast(Status, row.status)),
-        attempts=row.attempts,
-        venue=row.venue,
-        tx_id=row.tx_id,
-        amount_in=_text(row.amount_in, paid),
-        amount_out=_text(row.amount_out, received),
-        fee=_text(row.fee, paid),
-        network_fee=_text(row.network_fee, LAMPORTS_DECIMALS),
-        error=failure,
-        seq=row.version,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
-def _text(units: int | None, decimals: int) -> str | None:
-    return None if units is None else format_units(units, decimals)
-
-
 async def _body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_BYTES_MAX:
-            raise ProblemError("body_too_large", f"an order has at most {BODY_BYTES_MAX} bytes")
+            raise ProblemError("body_too_large", f"a body has at most {BODY_BYTES_MAX} bytes")
     return bytes(body)
 
 

@@ -1,0 +1,87 @@
+"""An order as clients read it."""
+
+from typing import cast
+
+from msgspec import Struct
+
+from app.orders.lifecycle import Phase, Status, phase
+from app.orders.money import format_units
+from projections.orders import LAMPORTS_DECIMALS, OrderRow
+
+
+class _Failure(Struct, frozen=True):
+    code: str
+    message: str
+
+
+class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """An order as ``GET /api/orders/{id}`` shows it; amounts are decimal text in the unit of their asset."""
+
+    order_id: str
+    client_id: str | None = None
+    side: str
+    order_type: str
+    base_asset: str
+    quote_asset: str
+    amount: str
+    slippage_bps: int
+    limit_price: str | None = None
+    """Quote asset per base asset."""
+    time_in_force: str | None = None
+    """Limit orders."""
+    expire_at: str | None = None
+    status: str
+    phase: Phase
+    attempts: int
+    venue: str | None = None
+    tx_id: str | None = None
+    amount_in: str | None = None
+    amount_out: str | None = None
+    fee: str | None = None
+    """Pool fees, in the asset that was paid in."""
+    network_fee: str | None = None
+    """In SOL."""
+    error: _Failure | None = None
+    seq: int
+    created_at: str
+    updated_at: str
+
+
+def view_of(row: OrderRow) -> OrderView:
+    """Return what a client sees of ``row``."""
+    paid, received = row.base_decimals, row.quote_decimals
+    if row.side == "buy":
+        paid, received = received, paid
+    failure = None
+    if row.failure_code is not None:
+        failure = _Failure(row.failure_code, row.failure_message or "")
+    return OrderView(
+        order_id=row.id,
+        client_id=row.client_id,
+        side=row.side,
+        order_type=row.type,
+        base_asset=row.base_asset,
+        quote_asset=row.quote_asset,
+        amount=row.amount,
+        slippage_bps=row.slippage_bps,
+        limit_price=row.limit_price,
+        time_in_force=row.time_in_force,
+        expire_at=row.expire_at,
+        status=row.status,
+        phase=phase(cast(Status, row.status)),
+        attempts=row.attempts,
+        venue=row.venue,
+        tx_id=row.tx_id,
+        amount_in=_text(row.amount_in, paid),
+        amount_out=_text(row.amount_out, received),
+        fee=_text(row.fee, paid),
+        network_fee=_text(row.network_fee, LAMPORTS_DECIMALS),
+        error=failure,
+        seq=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _text(units: int | None, decimals: int) -> str | None:
+    return None if units is None else format_units(units, decimals)

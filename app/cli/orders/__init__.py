@@ -1,0 +1,1 @@
+"""Commands about single orders, and what they print."""
