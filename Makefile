@@ -43,7 +43,8 @@ bench: $(READY) ## Measure appends and orders per second and restarts, as JSON l
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 
-soak: $(READY) ## Run 500,000 orders and judge whether memory stays flat (half an hour)
+soak: $(READY) ## Run ORDERS (10,000) by SEED while workers die, then 500,000 and judge whether memory stays flat
+	@$(BIN)/python -m tests.benchmarks.failpoints --orders $(or $(ORDERS),10000) $(if $(SEED),--seed $(SEED))
 	@$(BIN)/python -m tests.benchmarks.soak
 
 lock: $(READY) ## Resolve the dependencies anew into requirements.lock

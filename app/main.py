@@ -26,6 +26,7 @@ from app.execution.coalesce import Observer, Shared
 from app.execution.failpoints import Reach, unwatched
 from app.execution.process import OrderProcess, ProcessSettings
 from app.execution.scanner import Scanner, ScannerSettings
+from app.execution.server_clock import ServerClock
 from app.execution.streams import CLOSED, OrderStreams, duties
 from app.execution.submission import Chain, Submission
 from app.execution.triggers import Triggers
@@ -250,8 +251,10 @@ async def run_worker(settings: Settings, servers: Servers, stopping: asyncio.Eve
     async with opened(settings, servers, "worker") as (store, _):
         chain, chain_connection = open_chain(settings, servers.redis_url)
         try:
-            clock = SystemClock()
+            # Timers fire by the server's clock, so what is written down for them is measured by it.
+            clock = await ServerClock.agreed(lambda: store.hot.now_ms(0))
             async with asyncio.TaskGroup() as group:
+                group.create_task(clock.run(stopping))
                 group.create_task(build_scanner(settings, store, chain, clock).run(stopping))
                 await build_worker(settings, store, chain, clock).run(stopping)
         except ExceptionGroup as failures:

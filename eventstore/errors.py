@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from eventstore.ids import Cursor
     from eventstore.levels import Level
+
+
+ERROR_CHARACTERS_MAX: Final = 2_000
+"""Longest error text of a parked task."""
+
+
+def storable_error(text: str) -> str:
+    """Return ``text`` as a parked task keeps it: cut to its first characters, without what UTF-8 cannot express."""
+    return text[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode("utf-8")
 
 
 class EventStoreError(Exception):

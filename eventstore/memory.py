@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from msgspec import structs
 
-from eventstore.errors import LevelUnavailableError
+from eventstore.errors import LevelUnavailableError, storable_error
 from eventstore.hot import ClosedStream, PartitionRecord, Restored
 from eventstore.ids import Cursor, partition_in
 from eventstore.levels import MEMORY, Level
@@ -24,7 +24,6 @@ from eventstore.store import (
     StoredEvent,
     Task,
     check_append,
-    storable_error,
 )
 
 _T = TypeVar("_T")
@@ -204,6 +203,7 @@ class MemoryEventStore:
 
     async def advance_mark(self, partition: int, name: str, value: int) -> None:
         """See :meth:`EventStore.advance_mark`."""
+        self._parts[partition].require_open()
         marks = self._parts[partition].marks
         marks[name] = max(value, marks.get(name, value))
 

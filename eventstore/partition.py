@@ -129,7 +129,7 @@ class Partition:
 
     def append(self, commit: Append, now_us: int) -> AppendResult:
         """Append ``commit``; the caller has checked its size, and wakes the readers."""
-        self._require_open()
+        self.require_open()
         stream = self.streams.get(commit.stream, [])
         repeated = self._repeated(stream, commit) or self._existing(commit)
         if repeated is not None:
@@ -147,13 +147,14 @@ class Partition:
         self._write(commit, now_us, waits=waits)
         return Appended(commit.expected_version + len(commit.events), self.epoch, self.position, MEMORY)
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Refuse a writer while the partition is closed."""
         if self.epoch == 0 or self.incarnation != self.found:
             raise EpochStaleError(self.number, self.epoch, self.epoch)
 
     def require(self, stream: str, version: int, event_hash: str) -> None:
         """See :meth:`EventStore.confirm`."""
-        self._require_open()
+        self.require_open()
         events = self.streams.get(stream, [])
         if len(events) < version or events[version - 1].hash != event_hash:
             head = events[-1].hash if events else ""

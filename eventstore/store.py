@@ -15,9 +15,6 @@ MAX_EVENTS: Final = 512
 MAX_COMMIT_BYTES: Final = 256 * 1024
 """Largest total size of the events of one append."""
 
-ERROR_CHARACTERS_MAX: Final = 2_000
-"""Longest error text of a parked task."""
-
 DIRECT_MAX: Final = 64
 """A partition with so many tasks that no worker holds lets those of new streams wait in their lanes."""
 
@@ -45,18 +42,13 @@ class ParkedTask(Struct, frozen=True, kw_only=True):
     kind: str
     partition: int
     error: str
-    """Why, for people: at most :data:`ERROR_CHARACTERS_MAX` characters."""
+    """Why, for people: at most :data:`eventstore.errors.ERROR_CHARACTERS_MAX` characters."""
     deliveries: int
     """How often it was handed out."""
     parked_ms: int
     """The server's clock, milliseconds since 1970."""
     skipped_reason: str | None
     """Why somebody left it as it is, knowingly; None until then."""
-
-
-def storable_error(text: str) -> str:
-    """Return ``text`` as a parked task keeps it: cut to its first characters, without what UTF-8 cannot express."""
-    return text[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace").decode("utf-8")
 
 
 class IndexEntry(Struct, frozen=True):
@@ -313,8 +305,8 @@ class EventStore(Protocol):
     async def park_task(self, task: Task, error: str) -> None:
         """Take a task away from the workers and record it as parked under its stream, in one step. Idempotent.
 
-        A stream has one parked task: a later one replaces it. A task that is finished already is not parked. What
-        UTF-8 cannot express in ``error``, and what is longer than :data:`ERROR_CHARACTERS_MAX`, is not kept.
+        A stream has one parked task: a later one replaces it. A task that is finished already is not parked. What of
+        ``error`` is kept, :func:`eventstore.errors.storable_error` says.
         """
         ...
 
@@ -379,7 +371,11 @@ class EventStore(Protocol):
         ...
 
     async def advance_mark(self, partition: int, name: str, value: int) -> None:
-        """Let a mark be ``value``, below 2^53 in magnitude. It never goes back: a smaller value changes nothing."""
+        """Let a mark be ``value``, below 2^53 in magnitude. It never goes back: a smaller value changes nothing.
+
+        Raises:
+            EpochStaleError: the partition is closed; the mark stays.
+        """
         ...
 
     async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:

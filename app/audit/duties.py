@@ -1,6 +1,7 @@
 """Open orders have what moves them on: the task, timers and trigger that their state obliges the store to hold."""
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from app.audit.examine import examine, read_order
 from app.audit.findings import Fault, Finding, of_order
@@ -12,6 +13,7 @@ from eventstore.store import WAITING, EventStore
 
 _Kinds = dict[str, set[str]]
 """Kinds of the tasks that each order has."""
+_WORK: Final = frozenset({"attempt", "resolve"})
 
 
 async def unmet_obligations(store: EventStore, partition: int, order_ids: Collection[str]) -> list[Finding]:
@@ -74,8 +76,8 @@ def _fault(order_id: str, duty: Owed, scores: Mapping[tuple[str, str], int], kin
     if isinstance(duty, Watching):
         # A task does not stand in for it: an order that is worked on has left its trigger by an event.
         return _trigger_fault(duty, scores.get((duty.trigger.index, order_id)))
-    # One task covers an attempt and, without a timer between them, the resolve that ends it.
-    if duty.kind in kinds or (duty.kind == "resolve" and "attempt" in kinds):
+    # A worker goes by the order's state, whatever the task is called; only an order's own end has a task of its own.
+    if duty.kind in kinds or (duty.kind in _WORK and not _WORK.isdisjoint(kinds)):
         return None
     return _timer_fault(duty, scores.get((TIMERS, f"{duty.kind} {order_id}")))
 

@@ -129,7 +129,7 @@ async def lives(console: Console, settings: Settings) -> list[str]:
             elif frame.get("type") not in ("cancelled", "cancel_pending"):
                 raise DemoError(f"an order was refused: {frame}")
             if cut is None and len(labels) == len(ORDERS):
-                cut = asyncio.create_task(cut_and_resume(console, url, list(labels)[0]))
+                cut = asyncio.create_task(cut_and_resume(console, url, next(iter(labels))))
             if len(ended) == len(ORDERS) and cut is not None:
                 await cut
                 return list(labels)

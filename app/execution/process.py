@@ -17,7 +17,7 @@ from app.dex.venue import Swap, reference_amount
 from app.execution.coalesce import Shared
 from app.execution.failpoints import Reach, unwatched
 from app.execution.streams import OrderHead, OrderStreams
-from app.execution.submission import Submission, swap_of
+from app.execution.submission import RESEND_SLOTS, Submission, swap_of
 from app.execution.triggers import BEGUN, Triggers, launched_token
 from app.execution.venues import GuardedVenue
 from app.orders.commands import (
@@ -177,9 +177,9 @@ class OrderProcess:
                 self._reach("K5", order.order_id)
                 return await self._submission.build(order.order_id, state)
             case Submitted() as state:
-                return await self._resolve(order.order_id, state, deadline_us, sent)
+                return await self._resolve(order.order_id, state, deadline_us, RESEND_SLOTS if sent else 0)
             case CancelPending(submitted=state):
-                return await self._resolve(order.order_id, state, deadline_us, sent)
+                return await self._resolve(order.order_id, state, deadline_us, None)
             case Quoted() | Exhausted():
                 raise UndefinedTransitionError(type(order.state).__name__, "the end of a commit")
             case _:
@@ -222,9 +222,9 @@ class OrderProcess:
             await self._clock.sleep(0)
         return None
 
-    async def _resolve(self, order_id: str, state: Submitted, deadline_us: int, sent: bool) -> Command:
+    async def _resolve(self, order_id: str, state: Submitted, deadline_us: int, send_after: int | None) -> Command:
         draw = self._draw(order_id, state.attempt)
-        command = await self._submission.resolve(order_id, state, draw, deadline_us, sent=sent)
+        command = await self._submission.resolve(order_id, state, draw, deadline_us, send_after=send_after)
         if isinstance(command, EndSubmission):
             # The proof took its time: the order's own end and the back-off count from now.
             return replace(command, retry=self._draw(order_id, state.attempt))

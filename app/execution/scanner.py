@@ -92,15 +92,23 @@ class Scanner:
         """Look once at each partition whose turn it is; return how many orders were fired.
 
         Raises:
-            EventStoreError, ChainError: an outage; what was not fired is found again.
+            EventStoreError: of a partition that is out of order, when the others have been looked at.
+            ChainError: the chain gave no answer.
         """
         slot = await self._confirmed_slot()
         fired, some_rest = 0, False
+        outage: EventStoreError | None = None
         for partition in range(self._store.partitions):
-            if not await self._store.take_rate(partition, RATE, 1, self._settings.scan_ms):
-                fired += await self.scan(partition, slot)
-            some_rest = some_rest or any((await self._resting(partition)).values())
+            try:
+                if not await self._store.take_rate(partition, RATE, 1, self._settings.scan_ms):
+                    fired += await self.scan(partition, slot)
+                some_rest = some_rest or any((await self._resting(partition)).values())
+            except EventStoreError as error:
+                # A closed partition is no reason to leave the others.
+                outage = outage or error
         self._some_rest = some_rest
+        if outage is not None:
+            raise outage
         return fired
 
     async def _confirmed_slot(self) -> int:

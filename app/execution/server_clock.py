@@ -26,14 +26,15 @@ class ServerClock(SystemClock):
     clock counts on, which nobody sets.
     """
 
-    def __init__(self, server_ms: ServerTime) -> None:
+    def __init__(self, server_ms: ServerTime, look_seconds: float) -> None:
         self._server_ms = server_ms
+        self._look_seconds = look_seconds
         self._ahead_us = 0
 
     @classmethod
-    async def agreed(cls, server_ms: ServerTime) -> Self:
+    async def agreed(cls, server_ms: ServerTime, *, look_seconds: float = LOOK_SECONDS) -> Self:
         """Return a clock that has looked at the server once; raises what ``server_ms`` raises."""
-        clock = cls(server_ms)
+        clock = cls(server_ms, look_seconds)
         await clock.look()
         return clock
 
@@ -52,7 +53,7 @@ class ServerClock(SystemClock):
         """Look again and again until ``stopping`` is set; without an answer the last one counts on."""
         while not stopping.is_set():
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(self._look_seconds):
                     await stopping.wait()
             except TimeoutError:
                 await self._try()

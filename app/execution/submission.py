@@ -125,11 +125,12 @@ class Submission:
         self._reach("K10", order.order_id)
 
     async def resolve(
-        self, order_id: str, state: Submitted, draw: RetryDraw, deadline_us: int, *, sent: bool
+        self, order_id: str, state: Submitted, draw: RetryDraw, deadline_us: int, *, send_after: int | None
     ) -> Command:
         """Look at the chain until it shows the outcome, or until ``deadline_us``: then the look is postponed.
 
-        ``sent`` says that this task has just sent the bytes; otherwise they are sent at the first look without them.
+        The bytes are sent again ``send_after`` slots after the first look, and every :data:`RESEND_SLOTS` from then on,
+        while they are not seen; None: never, as for an order that is to be cancelled if they do not land.
         """
         resend_at: int | None = None
         while self._clock.now_us() < deadline_us:
@@ -140,8 +141,10 @@ class Submission:
                 if seen.status is None:
                     self._reach("K16", order_id)
                 return outcome
+            if send_after is None:
+                continue
             if resend_at is None:
-                resend_at = seen.slot + RESEND_SLOTS if sent else seen.slot
+                resend_at = seen.slot + send_after
             if seen.slot >= resend_at:
                 await self._send(order_id, state)
                 resend_at = seen.slot + RESEND_SLOTS

@@ -11,8 +11,14 @@ from msgspec import Struct
 from app.clock import Clock
 from app.dex.errors import ChainError
 from app.execution.process import OrderProcess
-from eventstore.errors import DamagedEntryError, EventStoreError, NotCanonicalError, WrongVersionError
-from eventstore.store import ERROR_CHARACTERS_MAX, EventStore, Task
+from eventstore.errors import (
+    ERROR_CHARACTERS_MAX,
+    DamagedEntryError,
+    EventStoreError,
+    NotCanonicalError,
+    WrongVersionError,
+)
+from eventstore.store import EventStore, Task
 
 log = logging.getLogger(__name__)
 

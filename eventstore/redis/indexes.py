@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from eventstore.rates import rate_of
 from eventstore.redis.connection import Pipeline
-from eventstore.redis.scripts import RATE
+from eventstore.redis.scripts import MARK, RATE
 from eventstore.store import IndexEntry, IndexRange
 
 _MARKS: Final = "marks"
@@ -50,9 +50,13 @@ async def read_mark(pipeline: Pipeline, prefix: str, name: str) -> int | None:
     return None if value is None else int(value)
 
 
-async def advance_mark(pipeline: Pipeline, prefix: str, name: str, value: int) -> None:
-    """See :meth:`EventStore.advance_mark`."""
-    await pipeline.execute("ZADD", f"{prefix}:{_MARKS}", "GT", value, name)
+async def advance_mark(
+    pipeline: Pipeline, prefix: str, opened: tuple[int, str], name: str, value: int
+) -> Sequence[Any]:
+    """Return the script's answer; see :meth:`EventStore.advance_mark`. ``opened`` is the epoch and what fixes it."""
+    keys = (f"{prefix}:meta", f"{prefix}:{_MARKS}")
+    reply: Sequence[Any] = await pipeline.run(MARK, keys, (*opened, name, value))
+    return reply
 
 
 async def take_rate(pipeline: Pipeline, key: str, most: int, period_ms: int) -> int:

@@ -276,7 +276,11 @@ class RedisEventStore:
 
     async def advance_mark(self, partition: int, name: str, value: int) -> None:
         """See :meth:`EventStore.advance_mark`."""
-        await advance_mark(self._pipeline, self._keys[partition], name, value)
+        epoch = self._epochs[partition]
+        opened = (epoch, self._fixed)
+        match await advance_mark(self._pipeline, self._keys[partition], opened, name, value):
+            case [b"EpochStale", at_epoch]:
+                raise EpochStaleError(partition, epoch, int(at_epoch))
 
     async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
         """See :meth:`EventStore.take_rate`."""

@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from eventstore.errors import DamagedEntryError, StoreUnavailableError
+from eventstore.errors import DamagedEntryError, StoreUnavailableError, storable_error
 from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import LANES, fields_of, task_of
 from eventstore.redis.scripts import ADMIT, DELIVERIES, DROP_CONSUMERS, FINISH, FIRE, PARK, RETRY, SKIP
-from eventstore.store import DIRECT_MAX, WAITING, ParkedTask, Task, storable_error
+from eventstore.store import DIRECT_MAX, WAITING, ParkedTask, Task
 
 GROUP: Final = "workers"
 """Named in the scripts too."""

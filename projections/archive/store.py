@@ -268,7 +268,11 @@ class ArchivedEventStore:
 
     async def advance_mark(self, partition: int, name: str, value: int) -> None:
         """See :meth:`EventStore.advance_mark`."""
-        await self.hot.advance_mark(partition, name, value)
+        try:
+            await self.hot.advance_mark(partition, name, value)
+        except EpochStaleError as error:
+            await self._epochs.open(error.partition)
+            await self.hot.advance_mark(partition, name, value)
 
     async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
         """See :meth:`EventStore.take_rate`."""

@@ -45,6 +45,19 @@ def test_what_ended_before_a_time_is_found_in_that_order_and_in_pages(run_on_hot
     run_on_hot_store(test)
 
 
+def test_no_mark_moves_in_a_closed_partition(run_on_hot_store: RunOnHotStore) -> None:
+    async def test(hot: HotStore) -> None:
+        await hot.advance_mark(0, "walked", 7)
+        await hot.close_partition(0)
+
+        with pytest.raises(EpochStaleError):
+            await hot.advance_mark(0, "walked", 9)
+
+        assert await hot.read_mark(0, "walked") == 7
+
+    run_on_hot_store(test)
+
+
 def test_the_servers_clock_is_told_in_milliseconds(run_on_hot_store: RunOnHotStore) -> None:
     async def test(hot: HotStore) -> None:
         now_ms = await hot.now_ms(0)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from eventstore.errors import BadIdError
+from eventstore.errors import ERROR_CHARACTERS_MAX, BadIdError
 from eventstore.ids import partition_in
-from eventstore.store import ERROR_CHARACTERS_MAX, EventStore, ParkedTask, Task
+from eventstore.store import EventStore, ParkedTask, Task
 from tests.builders import stream_id, with_task
 from tests.contract.conftest import RunOnStore
 

@@ -2,24 +2,23 @@
 
 import asyncio
 import secrets
-import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from app.cli.roles import Launch
 from app.clock import SystemClock
-from app.dex.profile import Profile
 from app.embedded import Servers
-from app.main import build_streams, open_chain, open_hot_store
+from app.main import build_streams, open_hot_store
 from app.orders.state import Confirmed, Failed, Submitted, Waiting
 from app.orders.times import parse_time
 from app.settings import Settings
-from tests.crash.crashing_worker import Plan
-from tests.crash.test_worker_crashes import place
+from tests.crash.matrix.process import Plan
+from tests.crash.matrix.recovery import process, scene
 
 pytestmark = pytest.mark.slow
 
@@ -28,19 +27,30 @@ DELAY_US_MAX = 10_000_000
 LIFE_US_MAX = 4_000_000
 """Of an undisturbed order: 0.2 s for quotes, up to 2.8 s for the swap, and the polls between."""
 END_SECONDS = 60
-CALM = Profile(venue_error_ppm=0, venue_timeout_ppm=0, drop_ppm=0, fork_ppm=0)
 
 
 def start_worker(settings: Settings, servers: Servers) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen([sys.executable, "-m", "app.cli.roles", "worker"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(Launch(settings, servers)) + b"\n")
-    process.stdin.flush()
-    return process
+    started = subprocess.Popen([sys.executable, "-m", "app.cli.roles", "worker"], stdin=subprocess.PIPE)
+    assert started.stdin is not None
+    started.stdin.write(msgspec.json.encode(Launch(settings, servers)) + b"\n")
+    started.stdin.flush()
+    return started
 
 
 def fresh() -> Settings:
     return Settings(namespace=f"delay{secrets.token_hex(4)}", log_level="error")
+
+
+async def placed(settings: Settings, redis_url: str) -> list[str]:
+    """Accept the orders; the swap of each lands soon."""
+    async with scene(settings, redis_url) as on:
+        return [(await on.place(["lands"]))["lands"] for _ in range(ORDERS)]
+
+
+async def swaps(settings: Settings, redis_url: str) -> Counter[str]:
+    """How many swaps of each order were executed."""
+    async with scene(settings, redis_url) as on:
+        return Counter(entry.order_id for entry in await on.chain.ledger() if entry.outcome == "executed")
 
 
 async def submitted(settings: Settings, redis_url: str, order_ids: list[str]) -> None:
@@ -64,39 +74,23 @@ async def ends(settings: Settings, redis_url: str, order_ids: list[str]) -> dict
                 await store.read_log(await store.log_ends(), 10, 0.2)
             frames = [msgspec.json.decode(event.data) for event in await store.read_stream(order_id)]
             times[order_id] = [parse_time(frame["at"]) for frame in frames]
-    chain, connection = open_chain(settings, redis_url, CALM)
-    swaps = Counter(entry.order_id for entry in await chain.ledger() if entry.outcome == "executed")
-    assert set(swaps.values()) <= {1}
-    await connection.close()
     await store.close()
     return times
 
 
-def start_calm_worker(settings: Settings, redis_url: str) -> "subprocess.Popen[bytes]":
-    """A worker in a world where nothing but the test goes wrong, so that lives differ by the kill alone."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.crash.crashing_worker"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(Plan(settings, redis_url, profile=CALM)))
-    process.stdin.close()
-    process.stdin = None
-    return process
-
-
-def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str) -> None:
+def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str, tmp_path: Path) -> None:
     settings = fresh()
-    order_ids = [asyncio.run(place(settings, redis_url)) for _ in range(ORDERS)]
-    killed = start_calm_worker(settings, redis_url)
-    asyncio.run(submitted(settings, redis_url, order_ids))
-    survivor = start_calm_worker(settings, redis_url)
-    killed.kill()
-    try:
-        times = asyncio.run(ends(settings, redis_url, order_ids))
-    finally:
-        survivor.terminate()
-        survivor.communicate(timeout=END_SECONDS)
-        killed.communicate(timeout=END_SECONDS)
-    assert survivor.returncode == 0
-    assert killed.returncode == -signal.SIGKILL
+    # In a world where nothing but the test goes wrong, so that lives differ by the kill alone.
+    plan = Plan(settings=settings, redis_url=redis_url, marker=str(tmp_path / "told"))
+    order_ids = asyncio.run(placed(settings, redis_url))
+    with process(plan) as killed:
+        asyncio.run(submitted(settings, redis_url, order_ids))
+        with process(plan) as survivor:
+            killed.kill()
+            times = asyncio.run(ends(settings, redis_url, order_ids))
+            assert asyncio.run(swaps(settings, redis_url)) == dict.fromkeys(order_ids, 1)
+            survivor.terminate()
+            assert survivor.wait(END_SECONDS) == 0
     lives = [at[-1] - at[0] for at in times.values()]
     assert max(lives) > LIFE_US_MAX, "no order was in the killed worker's hands"
     assert max(lives) <= LIFE_US_MAX + DELAY_US_MAX
@@ -104,7 +98,7 @@ def test_a_killed_worker_delays_its_orders_by_at_most_ten_seconds(redis_url: str
 
 def test_a_stopped_worker_ends_what_it_began_and_holds_no_task(redis_url: str, database_url: str) -> None:
     settings = fresh()
-    order_ids = [asyncio.run(place(settings, redis_url)) for _ in range(ORDERS)]
+    order_ids = asyncio.run(placed(settings, redis_url))
     worker = start_worker(settings, Servers(redis_url, database_url))
     asyncio.run(submitted(settings, redis_url, order_ids))
     worker.terminate()

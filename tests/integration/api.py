@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api.application import Services, create_application
+from app.api.orders.intake import OrderLimits
 from app.api.server import Server, address_of, listen
 from app.api.websocket import Sessions, SocketLimits
 from app.clock import Clock, SystemClock
@@ -27,7 +28,7 @@ from app.orders.commands import (
     Selection,
     StartAttempt,
 )
-from app.orders.events import Quote, Receipt
+from app.orders.events import Fees, Quote, Receipt
 from eventstore.ids import partition_in
 from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
@@ -74,19 +75,22 @@ async def running(
     database_url: str = NOWHERE,
     *,
     sockets: SocketLimits | None = None,
+    orders: OrderLimits | None = None,
+    queue_max: int | None = None,
     ring_frames_max: int = 1000,
     clock: Clock | None = None,
 ) -> AsyncIterator[Api]:
     """Serve ``store`` on a free port until the context closes."""
     database = create_database_engine(database_url, application_name="test api")
     clock = clock or SystemClock()
-    streams = OrderStreams(store, clock, lambda count: uuid.uuid4().bytes[:count], "test")
+    streams = OrderStreams(store, clock, lambda count: uuid.uuid4().bytes[:count], "test", queue_max=queue_max)
     services = Services(
         store=store,
         streams=streams,
         database=database,
         clock=clock,
         version="0.0.test",
+        orders=orders or OrderLimits(),
         sockets=sockets or SocketLimits(),
         ring_frames_max=ring_frames_max,
     )
@@ -152,7 +156,13 @@ LIFE: tuple[Command, ...] = (
     ConfirmOrder(
         tx_id="5xSignature",
         receipt=Receipt(
-            venue="raydium", amount_in="1502.25", amount_out="10", fee="3.75", network_fee="0.000005", slot=12
+            venue="raydium",
+            amount_in="1502.25",
+            amount_out="10",
+            fee="3.75",
+            network_fee="0.000005",
+            slot=12,
+            fees=Fees(lp="3.15", protocol="0.45", fund="0.15"),
         ),
     ),
 )

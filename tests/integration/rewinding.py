@@ -20,7 +20,7 @@ from eventstore.ids import LOG_START, partition_in
 from eventstore.levels import MEMORY, Level
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
-from eventstore.store import Append, EventStore, StoredCommit, StoredEvent
+from eventstore.store import WAITING, Append, EventStore, StoredCommit, StoredEvent
 from projections.archive.epochs import Epochs
 from projections.archive.opening import open_archived, open_closed, restore
 from projections.archive.store import ArchivedEventStore
@@ -135,7 +135,9 @@ class Rewindable:
         for partition in range(self.partitions):
             timers = {entry.member: entry.score for entry in await store.read_index(partition, TIMERS)}
             closed = {entry.member: entry.score for entry in await store.read_index(partition, CLOSED)}
+            waiting = [entry.member.split(" ") for entry in await store.read_index(partition, WAITING)]
             tasks = {(task.stream, task.kind) for task in await store.list_tasks(partition)}
+            tasks |= {(stream, kind) for kind, stream in waiting}
             keys = await self.redis.hgetall(self.key(partition, "idempotency"))
             for order_id in (order_id for order_id in order_ids if partition_in(order_id) == partition):
                 owed = duties(order_id, await store.read_stream(order_id))

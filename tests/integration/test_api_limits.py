@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app.api.orders import Intake
+from app.api.orders.intake import Intake, OrderLimits
 from app.api.ring import Ring, Watcher
 from app.api.websocket import Sessions, SocketLimits
 from app.clock import SystemClock
@@ -154,7 +154,7 @@ class Wires:
         clock = SystemClock()
         self.sessions = Sessions(
             store=store,
-            intake=Intake(OrderStreams(store, clock, bytes, "test")),
+            intake=Intake(OrderStreams(store, clock, bytes, "test"), store, OrderLimits()),
             ring=self.ring,
             clock=clock,
             limits=limits or SocketLimits(),

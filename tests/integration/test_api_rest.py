@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -76,6 +77,23 @@ def test_an_order_is_shown_as_its_stream_has_it_before_it_is_projected() -> None
             "networkFee": "0.000005",
             "seq": 6,
         }
+
+    on_memory(scenario)
+
+
+def test_a_limit_order_is_shown_with_its_price_and_its_end() -> None:
+    async def scenario(api: Api) -> None:
+        end = datetime.now(UTC) + timedelta(days=1)
+        order_id = await api.place(type="limit", maxPrice=150.50, expireAt=end.isoformat())
+        shown = (await api.http.get(f"/api/orders/{order_id}")).json()
+        assert (shown["orderType"], shown["limitPrice"], shown["timeInForce"]) == ("limit", "150.5", "GTC")
+        assert shown["expireAt"] == end.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        fill_or_kill = await api.place(type="limit", price="150", tif="fok")
+        assert (await api.http.get(f"/api/orders/{fill_or_kill}")).json()["timeInForce"] == "FOK"
+        sniper = await api.place(type="sniper", baseAsset="NEW7", quoteAsset="SOL")
+        shown = (await api.http.get(f"/api/orders/{sniper}")).json()
+        assert shown["orderType"] == "sniper"
+        assert not {"limitPrice", "timeInForce", "expireAt"} & set(shown)
 
     on_memory(scenario)
 
@@ -163,9 +181,8 @@ def test_a_refused_order_creates_nothing_and_names_its_fields() -> None:
             problem(await api.http.post("/api/orders", content=content), 400, "json_malformed")
         problem(await api.http.post("/api/orders", content=b"[" * 100), 400, "json_too_deep")
         problem(await api.http.post("/api/orders", content=b" " * 65_537), 413, "body_too_large")
-        for kind in ("limit", "sniper"):
-            refused = await api.http.post("/api/orders", json={**ORDER, "type": kind})
-            assert "not yet available" in str(problem(refused, 400, "invalid_order")["detail"])
+        for kind in ("limit", "sniper", "stop"):
+            problem(await api.http.post("/api/orders", json={**ORDER, "type": kind}), 400, "invalid_order")
         assert sum(status.position for status in await api.store.status()) == 0
         assert (await api.http.get("/livez")).status_code == 200
 

@@ -20,7 +20,7 @@ from app.settings import Settings
 from projections.errors import ReadModelMismatchError
 from projections.projector import Projector
 from tests.conftest import execute
-from tests.desk import FAILURES, STOPS, Desk
+from tests.desk import FAILURES, LIVES, STOPS, Desk
 from tests.integration.tampering import (
     Bench,
     add_a_task_for_nobody,
@@ -40,6 +40,7 @@ from tests.integration.tampering import (
     on_bench,
     remove_the_task,
     remove_the_timer,
+    remove_the_trigger,
     swap_two_events,
 )
 
@@ -60,6 +61,7 @@ async def several_lives(bench: Bench, count: int = 30) -> list[str]:
 def test_a_projected_store_is_clean_in_both_copies(redis_url: str, database_url: str) -> None:
     async def scenario(bench: Bench) -> None:
         orders = await several_lives(bench)
+        orders += [await bench.desk.live(plot, "buy", kind) for kind, plot in LIVES.values()]
         await bench.project()
         # What the projector has not reached is no finding either.
         orders += await several_lives(bench, 5)
@@ -88,7 +90,7 @@ def test_running_orders_and_a_running_projector_are_no_findings(redis_url: str, 
                     await bench.desk.live(["accepted"])
                 reports.append(await bench.verify())
             async with asyncio.timeout(END_SECONDS):
-                while sum(part.tasks + part.timers for part in await bench.store.status()):
+                while sum(part.tasks + part.timers + part.waiting for part in await bench.store.status()):
                     reports.append(await bench.verify())
             stopping.set()
         await connection.close()
@@ -137,6 +139,16 @@ def test_tampering_with_the_streams_is_found(redis_url: str, tamper: Tamper, out
             alone = (await bench.verify(order_id)).findings
             by_log = {"stream_missing", "log_differs"}
             assert {f.rule for f in found if f.order_id == order_id} - by_log <= {f.rule for f in alone}
+
+    on_bench(redis_url, scenario)
+
+
+def test_a_resting_order_that_is_not_in_the_index_of_its_trigger_is_found(redis_url: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        order_id = await bench.desk.live(["rest"], "sell", "limit")
+        assert await bench.rules() == set()
+        await remove_the_trigger(bench, order_id)
+        assert await bench.rules() == await bench.rules(order_id) == {"obligation"}
 
     on_bench(redis_url, scenario)
 

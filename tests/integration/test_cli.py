@@ -104,6 +104,33 @@ def test_a_refused_order_says_which_field_and_exits_2(engine: Engine) -> None:
     assert "side" in engine.run("submit", "hold", "1", "SOL", "USDC", status=2)
 
 
+@pytest.mark.slow
+def test_orders_of_every_type_end_as_their_terms_say(engine: Engine) -> None:
+    far = ("submit", "buy", "1", "SOL", "USDC", "--limit", "1.50")
+    assert "expireAt must be at most 366 days ahead" in engine.run(
+        *far, "--expire-at", "2999-01-01T00:00:00Z", status=2
+    )
+    waiting = engine.run(*far, "--detach").strip()
+    missed = engine.run("submit", "sell", "1", "SOL", "USDC", "--limit", "9999", "--tif", "ioc", status=1)
+    assert "by engine: not filled at once, as IOC asks" in missed
+    assert "at most 9999, GTC" in engine.run("submit", "buy", "1", "SOL", "USDC", "--limit", "9999")
+    assert engine.run("cancel", waiting) == "cancelled: no swap was or will be executed\n"
+    assert "by client: cancelled on request" in engine.run("watch", waiting, status=1)
+    engine.run("cancel", "01ARZ3NDEKTSV4RRFFQ69G5FAV-00", status=2)
+
+
+@pytest.mark.slow
+def test_a_sniper_buys_a_token_that_is_let_launch(engine: Engine) -> None:
+    token = json.loads(engine.run("launch", "--list", "--json"))["launches"][-1]["token"]
+    order = ("submit", "buy", "100", token, "SOL", "--sniper", "--max-fee-bps", "9000", "--slippage-bps", "5000")
+    order_id = engine.run(*order, "--detach").strip()
+    engine.run("launch", token, "--in", "1")
+    shown = engine.run("watch", order_id)
+    assert f"{token}/SOL launched at slot" in shown and "confirmed" in shown
+    assert "is over" in engine.run("launch", "NEW60000", "--slot", "1", status=2)
+    assert "not a launched token" in engine.run("launch", "SOL", status=2)
+
+
 def test_an_unknown_order_is_refused_by_watch(engine: Engine) -> None:
     engine.run("watch", "01ARZ3NDEKTSV4RRFFQ69G5FAV-00", status=2)
 
@@ -148,7 +175,9 @@ def test_no_engine_is_said_so(engine: Engine) -> None:
         "worker",
         "project",
         "submit",
+        "cancel",
         "watch",
+        "launch",
         "status",
         "demo",
         "rebuild",

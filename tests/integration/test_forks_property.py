@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct, field
 
+from app.api.orders.request import read_order
 from app.api.problems import ProblemError
-from app.api.requests import read_order
 from app.api.resume import resume
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
@@ -85,7 +85,7 @@ class History(Struct):
             order_id = order.order_id
             await advance(streams, order, NEXT[order.version])
         else:
-            request = read_order({**ORDER, "amount": "1", "clientId": f"client-{number // 2}"})
+            request = read_order({**ORDER, "amount": "1", "clientId": f"client-{number // 2}"}, now_us=0)
             order_id = streams.new_order_id(request.client, None)
             await streams.place(order_id, request.client, request.command)
         self.orders[number] = order_id

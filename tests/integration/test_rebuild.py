@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -273,6 +274,9 @@ def test_the_log_of_a_real_server_is_projected_rebuilt_and_compared(database_url
         ("UPDATE orders SET status = 'failed'", "status", "confirmed", "failed"),
         ("UPDATE orders SET amount_out = NULL", "amount_out", "301250000", ""),
         ("UPDATE orders SET amount = 1.49", "amount", "1.5", "1.49"),
+        ("UPDATE orders SET limit_price = 163.4", "limit_price", "163.5", "163.4"),
+        ("UPDATE orders SET time_in_force = NULL", "time_in_force", "IOC", ""),
+        ("UPDATE orders SET expire_at = NULL", "expire_at", "2027-01-15T09:00:00.000000Z", ""),
         ("UPDATE orders SET created_at = '2026-01-01'", "created_at", None, "2026-01-01T00:00:00.000000Z"),
         ("DELETE FROM orders", "row", "version 6", ""),
         ("DELETE FROM order_events WHERE version = 6", "events/6", None, ""),
@@ -291,7 +295,9 @@ def test_a_difference_between_the_copies_is_found(
     database_url: str, damage: str, field: str, expected: str | None, found: str | None
 ) -> None:
     order = stream_id()
-    store = filled(appends(order, market_life()))
+    terms = {"limit_price": "163.50", "time_in_force": "IOC", "expire_at": "2027-01-15T09:00:00.000000Z"}
+    first = replace(accepted(), order_type="limit", **terms)
+    store = filled(appends(order, [[first], *market_life()[1:]]))
     project(database_url, store)
     execute(database_url, damage)
     (finding,) = differences(database_url, store)

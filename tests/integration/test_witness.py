@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from app.clock import SystemClock
 from app.dex.chain import Blockhash, Observation, SimulatedChain
 from app.dex.profile import Profile
+from app.dex.tokens import Token
 from app.main import build_streams, build_worker, open_chain
 from app.orders.commands import PlaceOrder
 from app.orders.state import Confirmed, Submitted
@@ -329,6 +330,9 @@ class RecordingChain:
 
     async def observe(self, signatures: Sequence[str]) -> Observation:
         return await self._chain.observe(signatures)
+
+    async def launch_slots(self, tokens: Sequence[Token]) -> dict[str, int]:
+        return await self._chain.launch_slots(tokens)
 
 
 def test_a_swap_is_not_sent_before_its_intent_is_witnessed_whoever_recorded_it(

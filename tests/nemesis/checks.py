@@ -42,7 +42,7 @@ async def _rows(engine: AsyncEngine) -> dict[str, Any]:
 async def _unfinished(store: ArchivedEventStore, rows: dict[str, Any]) -> list[str]:
     found = [f"unfinished: {row.id} is {row.status}" for row in rows.values() if row.status not in TERMINAL]
     for part in await store.status():
-        if part.tasks or part.timers or part.parked:
+        if part.tasks or part.timers or part.waiting or part.parked:
             found.append(f"left over: {part}")
     return found
 
@@ -77,8 +77,11 @@ def _swaps(rows: dict[str, Any], ledger: Sequence[LedgerEntry]) -> list[str]:
 def _acknowledged(plan: Plan, rows: dict[str, Any], load: Load) -> list[str]:
     if not plan.kept:
         return []
-    return [
-        f"acknowledged at {plan.ack_level} and lost: {answer}" for answer in load.answers if answer.order_id not in rows
+    lost = [answer for answer in load.answers if answer.order_id not in rows]
+    revived = [order_id for order_id in load.cancelled if order_id in rows and rows[order_id].status != "cancelled"]
+    return [f"acknowledged at {plan.ack_level} and lost: {answer}" for answer in lost] + [
+        f"told that it was cancelled at {plan.ack_level}, but {rows[order_id].status}: {order_id}"
+        for order_id in revived
     ]
 
 

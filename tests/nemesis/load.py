@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -26,7 +27,9 @@ QUIET_SECONDS = 3
 """A client that hears nothing for so long connects again."""
 LOST_CODES = frozenset({"fork", "cursor_unavailable", "not_found", "after_beyond_end"})
 """Answers that tell a client that what it knows is not, or no longer, the order's history."""
-FINAL = frozenset({"confirmed", "failed"})
+FINAL = frozenset({"confirmed", "cancelled", "expired", "rejected", "failed"})
+REST_SECONDS = 14
+"""Time after the start of a run at which every order that still rests expires."""
 
 Key = tuple[str, str]
 """Client and idempotency key."""
@@ -94,7 +97,10 @@ class Load:
         """The engine should work again: a watch that gets nothing more ends."""
         self._url = url
         self._seed = seed
+        self.cancelled: list[str] = []
+        """Orders of which a client was told that they have ended without a swap."""
         self._watches: set[asyncio.Task[None]] = set()
+        self._expire_at = (datetime.now(UTC) + timedelta(seconds=REST_SECONDS)).isoformat()
         self._keys: dict[Key, dict[str, Any]] = defaultdict(dict)
 
     async def submit_until_closing(self) -> None:
@@ -121,6 +127,7 @@ class Load:
                 "baseAsset": "SOL",
                 "quoteAsset": "USDC",
                 "amount": str(chance.randint(1, 50)),
+                **self._terms(chance),
             }
             fate = chance.random()
             if fate < 0.3:
@@ -135,6 +142,28 @@ class Load:
                 await self._send(http, self._keys[key], key, chance)
             await asyncio.sleep(PAUSE_SECONDS * chance.random())
 
+    def _terms(self, chance: random.Random) -> dict[str, Any]:
+        """What makes an order a limit order that is filled or not, at once or later; mostly nothing."""
+        drawn = chance.random()
+        if drawn < 0.7:
+            return {}
+        price = f"{chance.randint(1_640, 1_700) / 10:.1f}"
+        if drawn < 0.82:
+            return {"orderType": "limit", "limitPrice": price, "timeInForce": chance.choice(["IOC", "FOK"])}
+        return {"orderType": "limit", "limitPrice": price, "expireAt": self._expire_at}
+
+    async def _cancel(self, http: httpx.AsyncClient, order_id: str) -> None:
+        try:
+            response = await http.delete(f"/api/orders/{order_id}")
+        except httpx.HTTPError as error:
+            self.counts[type(error).__name__] += 1
+            return
+        self.counts[f"cancel {response.status_code}"] += 1
+        if response.status_code == 200:
+            self.cancelled.append(order_id)
+        elif response.status_code not in (202, 404, 409, 503):
+            self.wrong.append(f"cancelling {order_id} was answered {response.status_code}: {response.text[:300]}")
+
     async def _send(
         self, http: httpx.AsyncClient, order: dict[str, Any], key: Key | None, chance: random.Random
     ) -> None:
@@ -147,7 +176,12 @@ class Load:
             else:
                 self.counts[str(response.status_code)] += 1
                 if response.status_code in (200, 202):
-                    self._accepted(Answer(response.json()["orderId"], response.status_code, key), chance)
+                    answer = Answer(response.json()["orderId"], response.status_code, key)
+                    self._accepted(answer, chance)
+                    if chance.random() < 0.12:
+                        await self._cancel(http, answer.order_id)
+                    return
+                if response.status_code == 400 and "expireAt must be in the future" in response.text:
                     return
                 if response.status_code != 503:
                     self.wrong.append(f"{order} {key} was answered {response.status_code}: {response.text[:300]}")

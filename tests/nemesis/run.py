@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.dex.chain import BLOCKHASH_LIFETIME, LedgerEntry
 from app.main import open_chain
+from app.orders.lifecycle import TERMINAL
 from eventstore.errors import EventStoreError
 from projections.archive.store import ArchivedEventStore
 from projections.checkpoints import read_checkpoints
@@ -31,7 +32,7 @@ from tests.nemesis.world import Postgres, World, world
 READY_SECONDS = 60
 SETTLE_SECONDS = 60
 RUN_SECONDS_MAX = 240
-UNFINISHED = text("SELECT count(*) FROM orders WHERE status NOT IN ('confirmed', 'failed')")
+UNFINISHED = text(f"SELECT count(*) FROM orders WHERE status NOT IN {tuple(sorted(TERMINAL))}")
 
 
 class Outcome(Struct, frozen=True):
@@ -139,7 +140,7 @@ async def _quiet(store: ArchivedEventStore, database: AsyncEngine) -> bool:
     return (
         all(number in reached and reached[number].end == end for number, end in ends.items())
         and not unfinished
-        and not any(part.tasks or part.timers for part in parts)
+        and not any(part.tasks or part.timers or part.waiting for part in parts)
     )
 
 

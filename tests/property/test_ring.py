@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
-from app.api.orders import Intake
+from app.api.orders.intake import Intake, OrderLimits
 from app.api.ring import Ring
 from app.api.tailer import Tailer
 from app.api.websocket import Sessions, SocketLimits
@@ -110,7 +110,7 @@ async def run(steps: Sequence[tuple[str, int | str]], turns: Sequence[int], fram
     clock = SystemClock()
     ring = Ring(frames_max=frames_max, characters_max=1_000_000)
     tailer = Tailer(store, ring, clock)
-    intake = Intake(OrderStreams(store, StepClock(), bytes, "test"))
+    intake = Intake(OrderStreams(store, StepClock(), bytes, "test"), store, OrderLimits())
     sessions = Sessions(store=store, intake=intake, ring=ring, clock=clock, limits=SocketLimits())
     order_ids = [stream_id(f"owner-{number}", number=number + 1) for number in range(3)]
     waiting = [list(reversed(appends(order_id, market_life()))) for order_id in order_ids]

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import DEFAULTS, NAMES, SettingsError, load_settings
+from app.dex.errors import UnknownProfileError
+from app.dex.profile import profile_named
+from app.settings import DEFAULTS, NAMES, PROFILES, SettingsError, load_settings
 from eventstore.levels import FSYNC, WITNESSED, replicated
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +72,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"DATABASE_URL": "postgres://h/d", "PG_DB": "d"}, "DATABASE_URL and PG_DB exclude each other"),
         ({"ORDERTAPE_PARTITIONS": "101"}, "ORDERTAPE_PARTITIONS must be a whole number from 1 to 100"),
         ({"ORDERTAPE_SPEED": "fast"}, "ORDERTAPE_SPEED must be a decimal"),
-        ({"ORDERTAPE_PROFILE": "major"}, "ORDERTAPE_PROFILE is major, which is not yet available"),
+        ({"ORDERTAPE_PROFILE": "minor"}, "ORDERTAPE_PROFILE must be assignment, major or longtail, not 'minor'"),
+        ({"ORDERTAPE_QUEUE_MAX": "0"}, "ORDERTAPE_QUEUE_MAX must be a whole number from 1"),
+        ({"ORDERTAPE_VENUE_FAILURES_MAX": "0"}, "ORDERTAPE_VENUE_FAILURES_MAX must be a whole number from 1"),
+        ({"ORDERTAPE_ORDERS_PER_MINUTE": "-1"}, "ORDERTAPE_ORDERS_PER_MINUTE must be a whole number from 0"),
         ({"ORDERTAPE_NAMESPACE": "a:b"}, "ORDERTAPE_NAMESPACE must be 1 to 32 ASCII letters and digits"),
         ({"ORDERTAPE_PARTITONS": "4"}, "ORDERTAPE_PARTITONS is not a setting of OrderTape; did you mean"),
         ({"ORDERTAPE_TASK_MS": "9000"}, "ORDERTAPE_TASK_MS (9000) must be below ORDERTAPE_CLAIM_IDLE_MS (8000)"),
@@ -98,6 +103,29 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize(("text", "ppm"), [("0", 0), ("1", 1_000_000), ("0.5", 500_000), ("20", 20_000_000)])
 def test_speeds_are_exact(text: str, ppm: int) -> None:
     assert load_settings({"ORDERTAPE_SPEED": text}).speed_ppm == ppm
+
+
+def test_flow_control_is_set_by_names_of_its_own() -> None:
+    settings = load_settings(
+        {
+            "ORDERTAPE_VENUE_CONCURRENCY": "1",
+            "ORDERTAPE_VENUE_FAILURES_MAX": "2",
+            "ORDERTAPE_VENUE_OPEN_MS": "3",
+            "ORDERTAPE_QUEUE_MAX": "4",
+            "ORDERTAPE_CLIENT_ORDERS_PER_MINUTE": "5",
+            "ORDERTAPE_ORDERS_PER_MINUTE": "6",
+        }
+    )
+    assert (settings.venue_concurrency, settings.venue_failures_max, settings.venue_open_ms) == (1, 2, 3)
+    assert (settings.queue_max, settings.client_orders_per_minute, settings.orders_per_minute) == (4, 5, 6)
+
+
+def test_the_profiles_are_those_of_the_simulation() -> None:
+    with pytest.raises(UnknownProfileError) as unknown:
+        profile_named("minor")
+    assert unknown.value.known == PROFILES
+    for name in PROFILES:
+        assert load_settings({"ORDERTAPE_PROFILE": name}).profile == name
 
 
 def test_every_setting_is_documented() -> None:
