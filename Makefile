@@ -38,10 +38,11 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure appends and orders per second and restarts, as JSON lines
+bench: $(READY) ## Measure appends, orders and resting orders per second and restarts, as JSON lines
 	@$(BIN)/python -m tests.benchmarks.appends
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
+	@$(BIN)/python -m tests.benchmarks.resting
 
 soak: $(READY) ## Run ORDERS (10,000) by SEED while workers die, then 500,000 and judge whether memory stays flat
 	@$(BIN)/python -m tests.benchmarks.failpoints --orders $(or $(ORDERS),10000) $(if $(SEED),--seed $(SEED))
