@@ -172,7 +172,8 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (SNIPER, {"maxFee": 0.01}, "/maxFee",
      "is refused because clients mean fractions or percents by it: use maxFeeBps, 1/100 of a percent"),
     (LIMIT, {"slippage": 0.01}, "/slippage",
-     "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent"),
+     "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent, "
+     'or write the unit, as in "0.5%" or "50 bps"'),
     (LIMIT, {"baseAsset": "NEW7", "quoteAsset": "SOL", "limitPrice": "0.00001"}, "/orderType",
      'must be "market" or "sniper" for NEW7, a launched token'),
     (SNIPER, {"baseAsset": "SOL", "quoteAsset": "USDC"}, "/orderType",

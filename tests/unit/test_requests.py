@@ -73,6 +73,26 @@ def test_null_means_absent() -> None:
     assert order(with_fields(clientId=None, slippageBps=None)) == order(with_fields())
 
 
+@pytest.mark.parametrize(
+    "spelled,bps",
+    [
+        ({"slippage_bps": 7}, 7),
+        ({"maxSlippageBps": 10_000}, 10_000),
+        ({"max_slippage_bps": 0}, 0),
+        ({"slippagePercent": 0.5}, 50),
+        ({"slippage_percent": "1.25"}, 125),
+        ({"slippagePct": 100}, 10_000),
+        ({"slippage_pct": "0.50"}, 50),
+        ({"slippage": "0.5%"}, 50),
+        ({"slippageTolerance": "1 %"}, 100),
+        ({"maxSlippage": "50bps"}, 50),
+        ({"max_slippage": "0 bps"}, 0),
+    ],
+)
+def test_slippage_is_understood_in_every_spelling_whose_unit_is_certain(spelled: dict[str, Any], bps: int) -> None:
+    assert order(with_fields(**spelled)).command.slippage_bps == bps
+
+
 REFUSED_FIELDS = [
     (with_fields(amount="-1"), "/amount", "must be greater than zero"),
     (with_fields(amount=-1), "/amount", "must be greater than zero"),
@@ -106,7 +126,21 @@ REFUSED_FIELDS = [
     (with_fields(slippageBps=0.5), "/slippageBps", "must be a whole number from 0 to 10000"),
     (with_fields(slippageBps="50"), "/slippageBps", "must be a whole number from 0 to 10000"),
     (with_fields(slippage=0.01), "/slippage",
-     "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent"),
+     "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent, "
+     'or write the unit, as in "0.5%" or "50 bps"'),
+    (with_fields(slippageTolerance="0.5"), "/slippageTolerance",
+     "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent, "
+     'or write the unit, as in "0.5%" or "50 bps"'),
+    (with_fields(slippage="0.123%"), "/slippage",
+     "must be from 0 to 100 percent, with at most two digits after the decimal point"),
+    (with_fields(maxSlippage="100.01%"), "/maxSlippage",
+     "must be from 0 to 100 percent, with at most two digits after the decimal point"),
+    (with_fields(max_slippage="10001 bps"), "/max_slippage", "must be from 0 to 10000 bps"),
+    (with_fields(slippagePercent=-1), "/slippagePercent",
+     "must be from 0 to 100 percent, with at most two digits after the decimal point"),
+    (with_fields(slippage_bps=0.5), "/slippage_bps", "must be a whole number from 0 to 10000"),
+    (with_fields(slippageBps=5, slippage="5 bps"), "/slippage",
+     "must not be given beside slippageBps: both mean the same"),
     (with_fields(orderType="stop"), "/orderType", 'must be "market", "limit" or "sniper"'),
     (with_fields(orderType=["market"]), "/orderType", 'must be "market", "limit" or "sniper"'),
     (with_fields(clientId=""), "/clientId", "must be text of 1 to 64 printable characters"),

@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from msgspec import Struct
 
+from app.api.orders.slippage import read_slippage_bps
 from app.api.orders.terms import OWN_FIELDS, Trade, TypeTerms, explained_terms, fingerprint_of_terms, read_terms
 from app.api.requests import CLIENT_CHARACTERS_MAX, KEY_CHARACTERS_MAX, Form
 from app.dex.errors import UnknownPairError, UnknownTokenError
@@ -13,10 +14,8 @@ from app.dex.tokens import Token, pair_of, token
 from app.orders.commands import PlaceOrder
 from app.orders.errors import AmountError
 from app.orders.events import Side
-from app.orders.money import BPS, format_units, parse_positive_units
+from app.orders.money import format_units, parse_positive_units
 from eventstore.canonical import canonical
-
-SLIPPAGE_BPS: Final = 50
 
 _FINGERPRINT_DIGITS: Final = 32
 _SIDE_FIELDS: Final = ("side", "baseAsset", "quoteAsset")
@@ -30,10 +29,6 @@ _ORDER_FIELDS: Final = (
 _SHAPES: Final = (
     f"does not belong here: give either {', '.join(_SIDE_FIELDS)} and amount, or tokenIn, tokenOut and amount"
 )
-_SLIPPAGE_AMBIGUOUS: Final = (
-    "is refused because clients mean fractions or percents by it: use slippageBps, 1/100 of a percent"
-)
-_EXPLAINED: Final = dict.fromkeys(("slippage", "slippageTolerance", "max_slippage", "maxSlippage"), _SLIPPAGE_AMBIGUOUS)
 
 
 class OrderRequest(Struct, frozen=True, kw_only=True):
@@ -57,14 +52,14 @@ def read_order(members: Mapping[str, Any], header_key: str | None = None, *, now
     swap = any(name in members for name in _SWAP_FIELDS) and not any(name in members for name in _SIDE_FIELDS)
     trade = _trade(form, swap=swap)
     terms = read_terms(form, trade, now_us)
-    slippage_bps = form.whole("slippageBps", 0, BPS)
+    slippage_bps = read_slippage_bps(form)
     client = form.text(("clientId", "userId"), CLIENT_CHARACTERS_MAX)
     key = _key(form, header_key)
     foreign = dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
-    form.refuse_unknown(_ORDER_FIELDS, {**_EXPLAINED, **explained_terms(trade.side), **foreign})
+    form.refuse_unknown(_ORDER_FIELDS, {**explained_terms(trade.side), **foreign})
     form.finish("invalid_order")
     assert terms is not None
-    command = _command(trade, terms, SLIPPAGE_BPS if slippage_bps is None else slippage_bps, client, key)
+    command = _command(trade, terms, slippage_bps, client, key)
     return OrderRequest(client=client, command=command)
 
 
