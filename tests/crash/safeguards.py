@@ -10,6 +10,7 @@ _ADMISSION: Final = "eventstore/redis/lua/admission.lua"
 _LANES: Final = "tests/contract/test_lanes.py::test_"
 _RESTORE: Final = "eventstore/redis/lua/restore.lua"
 _REMOVE: Final = "eventstore/redis/lua/remove.lua"
+_MARK: Final = "eventstore/redis/lua/mark.lua"
 _LOG: Final = "eventstore/redis/log.py"
 _SENDER: Final = "eventstore/redis/wire/sender.py"
 _PROJECTOR: Final = "projections/projector.py"
@@ -199,10 +200,17 @@ SAFEGUARDS: Final = [
     ),
     Safeguard(
         "marks that never go back",
-        "eventstore/redis/indexes.py",
-        '"GT", value, name)',
-        "value, name)",
+        _MARK,
+        "redis.call('ZADD', KEYS[2], 'GT', ARGV[4], ARGV[3])",
+        "redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3])",
         "tests/contract/test_indexes.py::test_a_mark_never_goes_back[redis_url]",
+    ),
+    Safeguard(
+        "marks that stand while a partition is closed",
+        _MARK,
+        "if kept[1] ~= ARGV[1] or kept[2] ~= incarnation(ARGV[2]) then",
+        "if false then",
+        "tests/contract/test_keeping.py::test_no_mark_moves_in_a_closed_partition[redis_url]",
     ),
     Safeguard(
         "refusal of a rate",
