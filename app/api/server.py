@@ -25,7 +25,9 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the address is in use, or not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    created = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Made anew from its number, it knows its protocol, TCP: asyncio turns delays off for such sockets only.
+    return socket.socket(fileno=created.detach())
 
 
 def address_of(listener: socket.socket) -> str:

@@ -75,7 +75,7 @@ class Scanner:
         self._triggers = triggers
         self._clock = clock
         self._settings = settings
-        self._some_rest = False
+        self._rests = [False] * store.partitions
         self._ticks = lru_cache(maxsize=TICKS_MAX)(self._extremes_at)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -96,24 +96,22 @@ class Scanner:
             ChainError: the chain gave no answer.
         """
         slot = await self._confirmed_slot()
-        fired, some_rest = 0, False
+        fired = 0
         outage: EventStoreError | None = None
         for partition in range(self._store.partitions):
             try:
                 if not await self._store.take_rate(partition, RATE, 1, self._settings.scan_ms):
                     fired += await self.scan(partition, slot)
-                some_rest = some_rest or any((await self._resting(partition)).values())
             except EventStoreError as error:
                 # A closed partition is no reason to leave the others.
                 outage = outage or error
-        self._some_rest = some_rest
         if outage is not None:
             raise outage
         return fired
 
     async def _confirmed_slot(self) -> int:
         """Return the slot of the chain's confirmed view; where no time runs, orders that rest let a slot pass."""
-        if self._some_rest:
+        if any(self._rests):
             return (await self._chain.observe(())).slot
         return await self._chain.slot() - CONFIRMATION_SLOTS
 
@@ -126,6 +124,7 @@ class Scanner:
         # Before anything is looked at: who comes to rest after that looks at the slots up to here by itself.
         await self._store.advance_mark(partition, BEGUN, slot)
         resting = await self._resting(partition)
+        self._rests[partition] = any(resting.values())
         mark = await self._store.read_mark(partition, DONE)
         if mark is None:
             mark = await self._first_mark(partition, resting, slot)

@@ -190,8 +190,12 @@ def _receipt(terms: Terms, venue: str, landed: Landed) -> Receipt:
         network_fee=format_units(landed.network_fee, SOL.decimals),
         slot=landed.slot,
         fees=Fees(
-            lp=format_units(landed.fees.lp, decimals_in),
-            protocol=format_units(landed.fees.protocol, decimals_in),
-            fund=format_units(landed.fees.fund, decimals_in),
+            lp=_some(landed.fees.lp, decimals_in),
+            protocol=_some(landed.fees.protocol, decimals_in),
+            fund=_some(landed.fees.fund, decimals_in),
         ),
     )
+
+
+def _some(units: int, decimals: int) -> str | None:
+    return format_units(units, decimals) if units else None

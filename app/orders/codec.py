@@ -79,6 +79,16 @@ class _Stamp(msgspec.Struct):
     at: str
 
 
+# msgspec leaves a default out only if it is the very same object: bytes must not depend on how a value was made.
+_DEFAULTS: Final = {
+    kind: tuple(
+        (field.encode_name, field.default)
+        for field in msgspec.structs.fields(kind)
+        if field.default is not msgspec.NODEFAULT and field.default is not None
+    )
+    for kind in EVENT_TYPES.values()
+}
+
 _head: Final = msgspec.json.Decoder(_Head)
 _stamp: Final = msgspec.json.Decoder(_Stamp)
 _decoders: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
@@ -87,6 +97,9 @@ _decoders: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYP
 def to_frame(event: Event, *, order_id: str, seq: int, at: str, origin: Origin) -> dict[str, Any]:
     """Return ``event`` as a frame without ``meta.prev`` and ``meta.hash``, which the store adds."""
     frame: dict[str, Any] = msgspec.to_builtins(event)
+    for field, default in _DEFAULTS[type(event)]:
+        if frame.get(field) == default:
+            del frame[field]
     name, status = public_names(event)
     meta: dict[str, Any] = {"actor": origin.actor, "command": origin.command, "type": type(event).__name__}
     if origin.client is not None:

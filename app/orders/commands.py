@@ -32,7 +32,6 @@ class PlaceOrder(Struct, frozen=True, kw_only=True):
     time_in_force: TimeInForce = "GTC"
     expire_at_us: int | None = None
     max_fee_bps: int | None = None
-    """Sniper orders."""
     max_impact_bps: int = IMPACT_BPS_MAX
     min_venues: int = 1
     idempotency_key: str | None = None

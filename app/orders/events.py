@@ -130,9 +130,9 @@ class Trigger(Payload, frozen=True, kw_only=True, omit_defaults=True, rename="ca
 class Fees(Payload, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Who got the pool fees, in the asset that was paid in; a kind that got nothing is absent."""
 
-    lp: str = "0"
-    protocol: str = "0"
-    fund: str = "0"
+    lp: str | None = None
+    protocol: str | None = None
+    fund: str | None = None
 
 
 class Receipt(Payload, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -164,7 +164,7 @@ class OrderAccepted(Payload, frozen=True, kw_only=True, omit_defaults=True, rena
     expire_at: str | None = None
     """The order ends then, unless a swap is on its way."""
     max_fee_bps: int | None = None
-    """Sniper orders: the greatest pool fee, anti-sniper fees included."""
+    """The greatest pool fee, anti-sniper fees included."""
     max_impact_bps: int = IMPACT_BPS_MAX
     min_venues: int = 1
     """So many venues must give a usable price."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from eventstore.rates import rate_of
 from eventstore.redis.connection import Pipeline
-from eventstore.redis.scripts import MARK, RATE
+from eventstore.redis.scripts import COUNT, MARK, RATE
 from eventstore.store import IndexEntry, IndexRange
 
 _MARKS: Final = "marks"
@@ -40,7 +40,7 @@ def _entries(index: str, flat: Sequence[bytes]) -> list[IndexEntry]:
 
 async def count_entries(pipeline: Pipeline, prefix: str, indexes: Sequence[str]) -> list[int]:
     """See :meth:`EventStore.count_entries`."""
-    found: list[int] = await asyncio.gather(*(pipeline.execute("ZCARD", f"{prefix}:{index}") for index in indexes))
+    found: list[int] = await pipeline.run(COUNT, [f"{prefix}:{index}" for index in indexes], ()) if indexes else []
     return found
 
 

@@ -26,6 +26,7 @@ def _load(*names: str) -> Script:
 
 ADMIT: Final = _load("permission.lua", "unheld.lua", "admission.lua", "admit.lua")
 APPEND: Final = _load("incarnation.lua", "permission.lua", "unheld.lua", "append.lua")
+COUNT: Final = _load("count.lua")
 DELIVERIES: Final = _load("deliveries.lua")
 DROP_CONSUMERS: Final = _load("drop_consumers.lua")
 CONFIRM: Final = _load("incarnation.lua", "confirm.lua")

@@ -227,6 +227,16 @@ def test_the_fee_lets_a_sniper_rest_and_the_limit_an_order_that_is_good_till_can
     on_trading(redis_url, scenario, CALM)
 
 
+def test_a_fee_above_the_greatest_one_ends_orders_that_do_not_wait_for_it(redis_url: str) -> None:
+    async def scenario(trading: Trading) -> None:
+        async with trading.at_work():
+            for trip in await trips(trading, "fee", 10**9, max_fee_bps=1):
+                assert (trip.unit, trip.limit) == ("bps", "1")
+                assert 20 <= int(trip.observed) <= 26
+
+    on_trading(redis_url, scenario, CALM)
+
+
 def falling(trading: Trading, start: int) -> int:
     """A slot from which both venues' prices fall slot by slot for a while, and then stay below for long."""
     swap = Swap(order_id="any", attempt=1, side="sell", base=SOL, quote=USDC, amount=10**9)
@@ -306,7 +316,7 @@ async def settled_as_on_chain(trading: Trading, order_id: str) -> None:
     decimals = (swap.base if swap.side == "sell" else swap.quote).decimals
     receipt = last.receipt
     landed = price_swap(receipt.venue, swap, receipt.slot, seed=trading.settings.seed, profile=trading.profile)
-    parts = (receipt.fees.lp, receipt.fees.protocol, receipt.fees.fund)
+    parts = [part or "0" for part in (receipt.fees.lp, receipt.fees.protocol, receipt.fees.fund)]
     assert [parse_units(part, decimals) for part in parts] == [landed.fees.lp, landed.fees.protocol, landed.fees.fund]
     assert sum(parse_units(part, decimals) for part in parts) == parse_units(receipt.fee, decimals) == landed.fee
     assert receipt.network_fee == "0.000005"

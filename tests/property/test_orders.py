@@ -3,6 +3,7 @@
 import random
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from app.orders.events import (
     AttemptFailed,
     AttemptStarted,
     Event,
+    OrderAccepted,
     OrderCancelled,
     OrderConfirmed,
     OrderExpired,
@@ -320,6 +322,16 @@ def test_events_survive_their_frames_and_chain(chance: random.Random, moves: int
         assert client_in(sealed.data) == "user01"
         assert chain_fault(sealed.data, prev) is None
         prev = sealed.hash
+
+
+def test_the_bytes_of_an_event_do_not_depend_on_how_its_values_were_made() -> None:
+    terms: dict[str, Any] = {"time_in_force": "".join(("G", "TC")), "max_impact_bps": int("1000"), "min_venues": 1}
+    accepted = next(event for event in EVERY_EVENT if isinstance(event, OrderAccepted))
+    spelled = replace(accepted, **terms)
+    origin = Origin(actor="api", client=None, command="c0ffee")
+    frames = [to_frame(event, order_id="o", seq=1, at=format_time(1), origin=origin) for event in (accepted, spelled)]
+    assert frames[0] == frames[1]
+    assert not frames[1].keys() & {"timeInForce", "maxImpactBps", "minVenues"}
 
 
 def test_a_frame_of_a_newer_version_is_not_guessed_at() -> None:

@@ -96,6 +96,8 @@ def test_a_sniper_buys_a_launched_token_with_its_greatest_fee() -> None:
     placed = command(SNIPER)
     assert (placed.order_type, placed.side, placed.base_asset, placed.max_fee_bps) == ("sniper", "buy", "NEW7", 1000)
     assert command(SNIPER, maxFeeBps=100).max_fee_bps == 100
+    assert command(MARKET, maxFeeBps=0).max_fee_bps == 0
+    assert command(MARKET).max_fee_bps is None
     swap = {"tokenIn": "SOL", "tokenOut": "NEW7", "amount": "1.5", "type": "Sniper", "maxFeeBps": 250}
     placed = command(swap)
     assert (placed.side, placed.base_asset, placed.quote_asset, placed.max_fee_bps) == ("sell", "SOL", "NEW7", 250)
@@ -127,10 +129,9 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
      "does not go with IOC, which ends at once: leave one of them out"),
     (LIMIT, {"tif": "FOK", "expireAt": TOMORROW}, "/expireAt",
      "does not go with FOK, which ends at once: leave one of them out"),
-    (MARKET, {"maxFeeBps": 1}, "/maxFeeBps",
-     'belongs to sniper orders: give orderType "sniper", or leave it out of a market order'),
+    (MARKET, {"maxFeeBps": 10_001}, "/maxFeeBps", "must be a whole number from 0 to 10000"),
     (LIMIT, {"maxFeeBps": 1}, "/maxFeeBps",
-     'belongs to sniper orders: give orderType "sniper", or leave it out of a limit order'),
+     "belongs to market and sniper orders: the price of a limit order includes the fees"),
     (LIMIT, {"limitPrice": None}, "/limitPrice",
      'is missing: give the worst acceptable price in USDC per SOL, such as "163.5"'),
     (LIMIT, {"limitPrice": "0.00"}, "/limitPrice", "must be greater than zero"),

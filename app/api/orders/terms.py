@@ -106,7 +106,8 @@ def fingerprint_of_terms(terms: TypeTerms) -> dict[str, str | int]:
         given["timeInForce"] = terms.time_in_force
     if terms.expire_at_us is not None:
         given["expireAt"] = format_time(terms.expire_at_us)
-    if terms.max_fee_bps not in (None, FEE_BPS_MAX):
+    if terms.max_fee_bps != (FEE_BPS_MAX if terms.order_type == "sniper" else None):
+        assert terms.max_fee_bps is not None
         given["maxFeeBps"] = terms.max_fee_bps
     if terms.max_impact_bps != IMPACT_BPS_MAX:
         given["maxImpactBps"] = terms.max_impact_bps
@@ -243,8 +244,8 @@ def _max_fee_bps(form: Form, kind: OrderType) -> int | None:
         if given is not None and first_slot_under(given) is None:
             form.refuse("maxFeeBps", f"is less than a pool of a launched token ever charges: give {FEE_BPS_MAX}, say")
         return FEE_BPS_MAX if given is None else given
+    if kind == "market":
+        return form.whole("maxFeeBps", 0, BPS)
     if form.take(("maxFeeBps",)) is not None:
-        form.refuse(
-            "maxFeeBps", f'belongs to sniper orders: give orderType "sniper", or leave it out of a {kind} order'
-        )
+        form.refuse("maxFeeBps", "belongs to market and sniper orders: the price of a limit order includes the fees")
     return None

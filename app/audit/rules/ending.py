@@ -99,7 +99,7 @@ def receipt_faults(state: Submitted, receipt: Receipt) -> Iterator[Fault]:
     if terms.is_worse(parse_units(amount, terms.quote_decimals), state.limit):
         yield Fault("protection", f"{field} {_limit_text(terms, state.limit)}", f"{field} {amount}")
     fees = receipt.fees
-    parts = sum(parse_units(part, paid_in) for part in (fees.lp, fees.protocol, fees.fund))
+    parts = sum(parse_units(part or "0", paid_in) for part in (fees.lp, fees.protocol, fees.fund))
     yield from same("receipt", "receipt.fees that add up to", receipt.fee, format_units(parts, paid_in))
 
 

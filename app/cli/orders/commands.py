@@ -33,7 +33,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
         str | None, typer.Option(help="When an order that waits ends, e.g. 2027-01-31T12:00:00Z.")
     ] = None,
     sniper: Annotated[bool, typer.Option("--sniper", help="Buy a launched token as soon as its fee allows.")] = False,
-    max_fee_bps: Annotated[int | None, typer.Option(help="Sniper: greatest pool fee, in 1/100 %.")] = None,
+    max_fee_bps: Annotated[int | None, typer.Option(help="Greatest pool fee, in 1/100 %; a sniper waits.")] = None,
     max_impact_bps: Annotated[int | None, typer.Option(help="Greatest price impact, in 1/100 %.")] = None,
     min_venues: Annotated[int | None, typer.Option(help="So many venues must give a price, 1 or 2.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the order id and return at once.")] = False,

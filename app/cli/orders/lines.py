@@ -89,8 +89,10 @@ def _order_text(frame: dict[str, Any]) -> str:
     if "limitPrice" in frame:
         bound = "at most" if frame["side"] == "buy" else "at least"
         terms.append(f"{bound} {frame['limitPrice']}, {frame.get('timeInForce', 'GTC')}")
+    if frame["orderType"] == "sniper":
+        terms.append("sniper")
     if "maxFeeBps" in frame:
-        terms.append(f"sniper, fee at most {frame['maxFeeBps']} bps")
+        terms.append(f"fee at most {frame['maxFeeBps']} bps")
     if "expireAt" in frame:
         terms.append(f"until {frame['expireAt']}")
     return ", ".join(terms)
