@@ -17,7 +17,7 @@ from app.orders.decide import decide
 from app.orders.errors import OrderError
 from app.orders.events import Event, OrderAccepted, OrderRested, Trigger
 from app.orders.evolve import evolve
-from app.orders.obligations import KINDS, Obligation, Owed, Watching, obligations
+from app.orders.obligations import KINDS, Owed, Watching, obligations
 from app.orders.state import Absent, State, Terminal
 from app.orders.times import format_time, parse_time
 from eventstore.canonical import SealedEvent, seal
@@ -315,9 +315,14 @@ def _closing(order_id: str, state: State, now_us: int) -> tuple[IndexEntry, ...]
 
 
 def _split(owed: tuple[Owed, ...]) -> _Owed:
-    steps = [one for one in owed if isinstance(one, Obligation)]
-    return _Owed(
-        task=next((one.kind for one in steps if one.due_ms is None), None),
-        timers={one.kind: one.due_ms for one in steps if one.due_ms is not None},
-        trigger=next((one.trigger for one in owed if isinstance(one, Watching)), None),
-    )
+    task: str | None = None
+    timers: dict[str, int] = {}
+    trigger: Trigger | None = None
+    for one in owed:
+        if isinstance(one, Watching):
+            trigger = one.trigger
+        elif one.due_ms is None:
+            task = one.kind
+        else:
+            timers[one.kind] = one.due_ms
+    return _Owed(task, timers, trigger)

@@ -39,6 +39,9 @@ class Obligation(Struct, frozen=True):
     """Milliseconds since 1970; ``None``: at once."""
 
 
+_ATTEMPT: Final = Obligation("attempt")
+
+
 class Watching(Struct, frozen=True):
     """The order's place in the index of its trigger, where the scanner of slots finds it."""
 
@@ -55,18 +58,18 @@ def obligations(state: State) -> tuple[Owed, ...]:
     time has come, with that swap's proof.
     """
     match state:
-        case Absent() | Confirmed() | Cancelled() | Expired() | Rejected() | Failed():
-            return ()
-        case Accepted() | Triggered() | Routing() | Quoted() | Building():
-            return (Obligation("attempt"), *_expiry(state.terms))
+        case Routing() | Building() | Accepted() | Triggered() | Quoted():
+            return (_ATTEMPT,) if state.terms.expire_at is None else (_ATTEMPT, *_expiry(state.terms))
         case Exhausted():
-            return (Obligation("attempt"),)
+            return (_ATTEMPT,)
         case Resting(trigger=trigger):
             return (Watching(trigger), *_expiry(state.terms))
         case Waiting(due_at=due_at):
             return (Obligation("attempt", parse_time(due_at) // 1000), *_expiry(state.terms))
         case Submitted(next_check_at=due) | CancelPending(submitted=Submitted(next_check_at=due)):
             return (Obligation("resolve", None if due is None else parse_time(due) // 1000),)
+        case Absent() | Confirmed() | Cancelled() | Expired() | Rejected() | Failed():
+            return ()
         case _:
             assert_never(state)
 
