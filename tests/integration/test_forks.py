@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
 import httpx
 import pytest
 from msgspec.structs import replace
+from websockets.exceptions import ConnectionClosedError
 
 from app.client import Client, HistoryForkedError, LastCommon
 from app.clock import SystemClock
@@ -70,12 +71,23 @@ async def events(api: Api, order_id: str, after: object = 0) -> list[Frame]:
     return found
 
 
+async def over_sockets(api: Api, order_id: str, cursor: str) -> tuple[Frame, Frame]:
+    """What a subscription and a socket's URL are answered.
+
+    The server closes its sockets while it takes up a rewound log: then again, as a client does.
+    """
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            with suppress(ConnectionClosedError):
+                async with connected(api) as socket, connected(api, f"?orderId={order_id}&after={cursor}") as other:
+                    await say(socket, orderId=order_id, after=cursor, id="r")
+                    return await hear(socket), await hear(other)
+
+
 async def refused(api: Api, order_id: str, cursor: str, code: str) -> Frame:
     """Resume over HTTP, by a subscription and in a socket's URL; all must be refused alike. Return the problem."""
     body = problem(await told(api, order_id, cursor), 410, code)
-    async with connected(api) as socket, connected(api, f"?orderId={order_id}&after={cursor}") as other:
-        await say(socket, orderId=order_id, after=cursor, id="r")
-        asked, in_url = await hear(socket), await hear(other)
+    asked, in_url = await over_sockets(api, order_id, cursor)
     assert (asked.pop("id"), asked) == ("r", in_url)
     assert (in_url["type"], in_url["orderId"], in_url["code"]) == ("error", order_id, code)
     assert in_url["message"] == body["detail"]
