@@ -310,14 +310,9 @@ def submitted(tx_id: str = "5xSignature") -> SubmitIntentRecorded:
 
 
 def confirmed(tx_id: str = "5xSignature", *, paid: str = "1.5", received: str = "301.25") -> OrderConfirmed:
+    fees = Fees(lp="0.00315", protocol="0.0006")
     receipt = Receipt(
-        venue="raydium",
-        amount_in=paid,
-        amount_out=received,
-        fee="0.00375",
-        network_fee="0.000005",
-        slot=9,
-        fees=Fees(lp="0.00315", protocol="0.0006"),
+        venue="raydium", amount_in=paid, amount_out=received, fee="0.00375", network_fee="0.000005", slot=9, fees=fees
     )
     return OrderConfirmed(tx_id=tx_id, receipt=receipt)
 
