@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.api.server import listen
 from projections.projector import Projector
 from tests.integration.api import EVENTS, ORDER, Api, live, on_memory, problem, redis_store, running
 
@@ -264,3 +266,9 @@ def test_a_bad_query_is_refused_by_parameter(query: str) -> None:
         assert str(body["detail"]).startswith(query.partition("=")[0])
 
     on_memory(scenario)
+
+
+def test_answers_are_sent_without_delay_under_asyncios_own_loop() -> None:
+    """It turns Nagle's algorithm off for accepted sockets that know their protocol, as they do from their listener."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
