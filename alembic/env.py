@@ -9,7 +9,7 @@ from sqlalchemy import Connection, create_engine, make_url
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from projections.database import DRIVER
-from projections.tables import metadata
+from projections.schema.tables import metadata
 
 
 def migrate(connection: Connection) -> None:

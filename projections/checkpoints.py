@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.ids import Cursor
 from eventstore.store import EventStore
-from projections import tables
 from projections.database import reading
 from projections.errors import NotReachedError, ReadModelMismatchError
+from projections.schema import tables
 
 ORDERS: Final = "orders"
 """The projection that fills ``orders`` and ``order_events``."""

@@ -1,10 +1,11 @@
 """Connections to PostgreSQL: one engine per process, made here and closed by whoever made it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 import psycopg
+from psycopg import sql
 from psycopg.errors import UndefinedTable
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
@@ -100,6 +101,18 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
     """Return the driver's connection, for COPY; it is in the transaction that ``connection`` is in."""
     return cast("psycopg.AsyncConnection[Any]", (await connection.get_raw_connection()).driver_connection)
+
+
+async def copy_rows(
+    connection: AsyncConnection, table: str, columns: Sequence[str], lines: Iterable[tuple[object, ...]]
+) -> None:
+    """Add ``lines`` to a table with COPY, in the caller's transaction; a line that is refused fails it."""
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
+    raw = await driver_connection(connection)
+    async with raw.cursor() as cursor, cursor.copy(statement) as copy:
+        for line in lines:
+            await copy.write_row(line)
 
 
 def _require_utf8(adapted: DBAPIConnection, _record: object) -> None:

@@ -13,12 +13,13 @@ from eventstore.canonical import canonical
 from eventstore.errors import NotCanonicalError
 from eventstore.ids import LOG_START, event_id, partition_in
 from eventstore.store import EventStore, StoredEvent
-from projections import rows
 from projections.checkpoints import read_checkpoints
 from projections.database import reading
 from projections.errors import FrameError, OrderMismatchError
-from projections.orders import Frame, OrderRow, apply, decode_frame
-from projections.tables import order_events, orders
+from projections.fold.frames import Frame, decode_frame
+from projections.fold.orders import OrderRow, apply
+from projections.models.orders import orders, read_orders, time_text
+from projections.schema.tables import order_events
 
 PAGE_ORDERS: Final = 200
 PAGE_EVENTS: Final = 1000
@@ -99,14 +100,12 @@ async def _read_copies(engine: AsyncEngine, order_ids: Collection[str]) -> _Copi
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ")
         reached = {number: at.position for number, at in (await read_checkpoints(connection)).items()}
-        return _Copies(
-            reached, await rows.read_orders(connection, order_ids), await _read_events(connection, order_ids)
-        )
+        return _Copies(reached, await read_orders(connection, order_ids), await _read_events(connection, order_ids))
 
 
 async def _read_events(connection: AsyncConnection, order_ids: Collection[str]) -> dict[str, dict[int, _Values]]:
     columns = order_events.c
-    special = {"created_at": rows.time_text(columns.created_at), "payload": cast(columns.payload, Text)}
+    special = {"created_at": time_text(columns.created_at), "payload": cast(columns.payload, Text)}
     query = select(columns.order_id, columns.version, *(special.get(name, columns[name]) for name in _ARCHIVED))
     found: dict[str, dict[int, _Values]] = {}
     for record in await connection.execute(query.where(columns.order_id == func.any(list(order_ids)))):

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from eventstore.errors import ForkError, PositionMissingError, StoreUnavailableError
 from eventstore.ids import event_id
 from eventstore.store import EventStore, StoredCommit
-from projections import rows
 from projections.archive.epochs import fences
+from projections.archive.lines import EventLine, copy_events, event_line
 from projections.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -23,7 +23,9 @@ from projections.checkpoints import (
 )
 from projections.database import DATABASE_OUTAGES
 from projections.errors import FrameError
-from projections.orders import Frame, OrderRow, apply, decode_frame
+from projections.fold.frames import Frame, decode_frame
+from projections.fold.orders import OrderRow, apply
+from projections.models.orders import read_orders, write_orders
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Overtaken(Struct, frozen=True):
 
 class _Batch(Struct, frozen=True):
     frames: list[Frame]
-    lines: list[rows.EventLine]
+    lines: list[EventLine]
     ends: dict[int, Checkpoint]
     places: list[tuple[int, int, int]]
     """Partition, epoch and position of each commit."""
@@ -182,14 +184,14 @@ class Projector:
 
 async def _write(connection: AsyncConnection, batch: _Batch) -> None:
     changed = await _fold(connection, batch.frames)
-    await rows.copy_events(connection, batch.lines)
-    await rows.write_orders(connection, changed)
+    await copy_events(connection, batch.lines)
+    await write_orders(connection, changed)
     await move_checkpoints(connection, batch.ends)
 
 
 async def _fold(connection: AsyncConnection, frames: Sequence[Frame]) -> list[OrderRow]:
     """Return the rows after ``frames``, each order once."""
-    known = await rows.read_orders(connection, {frame.order_id for frame in frames})
+    known = await read_orders(connection, {frame.order_id for frame in frames})
     for frame in frames:
         known[frame.order_id] = apply(known.get(frame.order_id), frame)
     return list(known.values())
@@ -198,7 +200,7 @@ async def _fold(connection: AsyncConnection, frames: Sequence[Frame]) -> list[Or
 def _batch(commits: Sequence[StoredCommit], checkpoints: Checkpoints) -> _Batch:
     """Decode ``commits``, which must continue ``checkpoints`` without a hole."""
     frames: list[Frame] = []
-    lines: list[rows.EventLine] = []
+    lines: list[EventLine] = []
     ends: dict[int, Checkpoint] = {}
     for commit in commits:
         last = ends.get(commit.partition, checkpoints[commit.partition])
@@ -208,7 +210,7 @@ def _batch(commits: Sequence[StoredCommit], checkpoints: Checkpoints) -> _Batch:
         for index, data in enumerate(commit.events):
             frame = _frame_of(commit, index, data)
             frames.append(frame)
-            lines.append(rows.event_line(commit, first + index, frame, data))
+            lines.append(event_line(commit, first + index, frame, data))
         ends[commit.partition] = Checkpoint(commit.partition, commit.epoch, commit.position, commit.anchors[-1])
     places = [(commit.partition, commit.epoch, commit.position) for commit in commits]
     return _Batch(frames, lines, ends, places)

@@ -5,11 +5,10 @@ from typing import Final
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from projections import rows
 from projections.database import reading
 from projections.errors import OrderUnknownError
-from projections.orders import OrderRow
-from projections.tables import orders
+from projections.fold.orders import OrderRow
+from projections.models.orders import order_row, orders, read_orders, select_orders
 
 LIST_LIMIT_MAX: Final = 1000
 
@@ -17,7 +16,7 @@ LIST_LIMIT_MAX: Final = 1000
 async def get_order(engine: AsyncEngine, order_id: str) -> OrderRow | None:
     """Return an order as it was projected last; None where it is unknown or not projected yet."""
     async with reading(engine) as connection:
-        return (await rows.read_orders(connection, [order_id])).get(order_id)
+        return (await read_orders(connection, [order_id])).get(order_id)
 
 
 async def list_orders(
@@ -44,7 +43,7 @@ async def list_orders(
     if not 1 <= limit <= LIST_LIMIT_MAX:
         raise ValueError(f"limit must be 1 to {LIST_LIMIT_MAX}, not {limit}")
     place = tuple_(orders.c.created_at, orders.c.id)
-    query = rows.select_orders().order_by(orders.c.created_at.desc(), orders.c.id.desc()).limit(limit)
+    query = select_orders().order_by(orders.c.created_at.desc(), orders.c.id.desc()).limit(limit)
     if client_id is not None:
         query = query.where(orders.c.client_id == client_id)
     if status is not None:
@@ -55,7 +54,7 @@ async def list_orders(
             if start is None:
                 raise OrderUnknownError(before)
             query = query.where(place < tuple(start))
-        return [rows.order_row(record) for record in await connection.execute(query)]
+        return [order_row(record) for record in await connection.execute(query)]
 
 
 async def count_by_status(engine: AsyncEngine) -> dict[str, int]:

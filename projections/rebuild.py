@@ -12,11 +12,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from projections import rows, tables
 from projections.checkpoints import lock_checkpoints, read_checkpoints
 from projections.database import reading
 from projections.errors import RebuildBlockedError, RebuildRunningError
-from projections.orders import OrderRow, apply, decode_frame
+from projections.fold.frames import decode_frame
+from projections.fold.orders import OrderRow, apply
+from projections.models.orders import copy_orders, orders_table, write_orders
+from projections.schema.tables import order_events
 
 REBUILD_LOCK: Final = 0x6F72646572_02
 """Key of the advisory lock that keeps rebuilds apart."""
@@ -37,8 +39,8 @@ TABLE_LOCK_TIMEOUT_MS: Final = 100
 Progress = Callable[[int, int], None]
 """Called with events folded so far and, as counted at the start, in total."""
 
-_next_table: Final = tables.orders_table(MetaData(), NEXT)
-_events: Final = tables.order_events
+_next_table: Final = orders_table(MetaData(), NEXT)
+_events: Final = order_events
 
 
 class Rebuilt(Struct, frozen=True):
@@ -108,7 +110,7 @@ async def _fold_archive(engine: AsyncEngine, progress: Progress) -> _Folded:
         async with aclosing(_folds(source, _history())) as folds:
             async for page, count in folds:
                 async with engine.begin() as target:
-                    await rows.copy_orders(target, page, NEXT)
+                    await copy_orders(target, page, NEXT)
                 orders += len(page)
                 events += count
                 progress(events, total)
@@ -174,7 +176,7 @@ async def _refold_orders(connection: AsyncConnection, order_ids: Collection[str]
     history = _history().where(_events.c.order_id == func.any(list(order_ids)))
     async with aclosing(_folds(connection, history)) as folds:
         async for page, _ in folds:
-            await rows.write_orders(connection, page, NEXT)
+            await write_orders(connection, page, NEXT)
 
 
 async def _swap(engine: AsyncEngine, noted: Mapping[int, int], sleep: Callable[[float], Awaitable[None]]) -> None:

@@ -10,15 +10,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.audit.findings import Fault, Finding, Rule, of_order, of_partition
 from app.audit.log import commit_at
 from eventstore.store import EventStore
-from projections import tables
 from projections.checkpoints import Checkpoint, read_checkpoints
 from projections.database import reading
 from projections.diff import diff
 from projections.errors import ReadModelMismatchError
+from projections.models.orders import orders
+from projections.schema.tables import order_events
+from projections.schema.tables import store as owners
 
 _NOTHING: Final = "nothing"
-_events: Final = tables.order_events.c
-_orders: Final = tables.orders.c
+_events: Final = order_events.c
+_orders: Final = orders.c
 
 
 class Archived(Struct, frozen=True):
@@ -37,7 +39,7 @@ async def checkpoints_of(engine: AsyncEngine, store: EventStore) -> dict[int, Ch
         ReadModelMismatchError: it is another store's. Correct a URL.
     """
     async with reading(engine) as connection:
-        found = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one_or_none()
+        found = (await connection.execute(select(owners.c.store_id, owners.c.partitions))).one_or_none()
         identity = (store.store_id, store.partitions)
         if found is not None and tuple(found) != identity:
             raise ReadModelMismatchError((found[0], found[1]), identity)

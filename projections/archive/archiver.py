@@ -28,8 +28,9 @@ from projections.archive.store import ArchivedEventStore
 from projections.checkpoints import ORDERS
 from projections.database import DATABASE_OUTAGES, reading
 from projections.errors import FrameError
-from projections.orders import decode_frame
-from projections.tables import checkpoints, order_events, orders
+from projections.fold.frames import decode_frame
+from projections.models.orders import orders
+from projections.schema.tables import checkpoints, order_events
 
 log: Final = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from projections.archive.healing import (
 )
 from projections.checkpoints import Checkpoint, bind, lock_checkpoints
 from projections.database import DATABASE_OUTAGES
-from projections.tables import epochs, order_events
+from projections.schema.tables import epochs, order_events
 
 log: Final = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from eventstore.canonical import canonical
 from eventstore.errors import NotCanonicalError
 from eventstore.ids import Cursor
 from eventstore.store import MAX_EVENTS, StoredCommit, StoredEvent
-from projections.tables import order_events, orders
+from projections.models.orders import orders
+from projections.schema.tables import order_events
 
 _columns: Final = order_events.c
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

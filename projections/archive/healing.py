@@ -15,7 +15,7 @@ from eventstore.hot import Duties, Restored
 from eventstore.ids import event_id
 from eventstore.store import NEW_STREAM_SECONDS_MAX, StoredCommit, StoredEvent
 from projections.archive import events as archive
-from projections.tables import orders
+from projections.models.orders import orders
 
 COMMITS_AT_ONCE: Final = 500
 STREAMS_AT_ONCE: Final = 200

@@ -17,7 +17,7 @@ from projections.archive.store import ArchivedEventStore
 from projections.database import DATABASE_OUTAGES, reading
 from projections.errors import SchemaError
 from projections.schema.migrations import require_schema
-from projections.tables import checkpoints, store
+from projections.schema.tables import checkpoints, store
 
 log: Final = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from msgspec import Struct
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from projections import tables
 from projections.database import create_database_engine, reading
+from projections.models.orders import orders
 from projections.schema.migrations import known_versions
+from projections.schema.tables import store
 
 _SERVER: Final = text(
     "SELECT current_setting('server_version'), current_setting('server_version_num')::int, "
@@ -62,8 +63,7 @@ async def inspect_database(url: str, now_us: Callable[[], int]) -> DatabaseFacts
 async def open_orders(url: str, terminal: Collection[str], limit: int) -> list[str]:
     """Return the ids of at most ``limit`` orders whose projected status is not in ``terminal``, oldest first."""
     engine: AsyncEngine = create_database_engine(url, application_name="ordertape doctor", connections_max=1)
-    orders = tables.orders.c
-    query = select(orders.id).where(orders.status.not_in(list(terminal))).order_by(orders.created_at, orders.id)
+    query = select(orders.c.id).where(orders.c.status.not_in(list(terminal))).order_by(orders.c.created_at, orders.c.id)
     try:
         async with reading(engine) as connection:
             return list(await connection.scalars(query.limit(limit)))
@@ -74,9 +74,9 @@ async def open_orders(url: str, terminal: Collection[str], limit: int) -> list[s
 async def _facts(connection: AsyncConnection, now_us: Callable[[], int]) -> DatabaseFacts:
     version, number, encoding, fsync, commit, has_schema, has_store = (await connection.execute(_SERVER)).one()
     schema = await connection.scalar(text("SELECT version_num FROM alembic_version")) if has_schema else None
-    store = None
+    owner = None
     if has_store:
-        store = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one_or_none()
+        owner = (await connection.execute(select(store.c.store_id, store.c.partitions))).one_or_none()
     sent = now_us()
     theirs: int = (await connection.execute(_CLOCK)).scalar_one()
     round_trip = now_us() - sent
@@ -88,7 +88,7 @@ async def _facts(connection: AsyncConnection, now_us: Callable[[], int]) -> Data
         synchronous_commit=commit,
         schema=schema,
         schemas_known=tuple(known_versions()),
-        store=(store[0], store[1]) if store is not None else None,
+        store=(owner[0], owner[1]) if owner is not None else None,
         skew_us=theirs - sent - round_trip // 2,
         round_trip_us=round_trip,
     )

@@ -45,8 +45,8 @@ from eventstore.levels import FSYNC
 from projections.archive.store import ArchivedEventStore
 from projections.checkpoints import wait_for
 from projections.diff import diff
+from projections.models.orders import orders as table
 from projections.schema.migrations import upgrade_schema
-from projections.tables import orders as table
 from tests.benchmarks.failing_worker import REACHABLE, STORM, Plan
 from tests.benchmarks.orders import commit
 from tests.benchmarks.soak import show

@@ -25,7 +25,7 @@ from projections.errors import (
 )
 from projections.projector import Projector
 from projections.rebuild import REBUILD_LOCK, SWAP_ATTEMPTS_MAX, Rebuilt, rebuild_orders
-from projections.tables import metadata
+from projections.schema.tables import metadata
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,

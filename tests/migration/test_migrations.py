@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from projections.database import create_database_engine
 from projections.errors import DatabaseUrlError, SchemaError
 from projections.schema.migrations import require_schema, upgrade_schema
-from projections.tables import metadata
+from projections.schema.tables import metadata
 from tests.conftest import WAIT_SECONDS, database, execute
 
 ROOT = Path(__file__).parents[2]

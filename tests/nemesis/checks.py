@@ -13,7 +13,7 @@ from app.dex.chain import LedgerEntry
 from app.orders.lifecycle import TERMINAL
 from projections.archive.store import ArchivedEventStore
 from projections.diff import diff
-from projections.tables import orders
+from projections.models.orders import orders
 from tests.nemesis.load import Load
 from tests.nemesis.plans import Plan
 

@@ -18,7 +18,8 @@ from app.orders.money import format_units
 from app.orders.state import Absent, Cancelled, Confirmed, Expired, Failed, Rejected, State
 from eventstore.canonical import MAX_INTEGER, canonical, seal
 from projections.errors import FrameError, OrderMismatchError
-from projections.orders import Frame, OrderRow, apply, decode_frame
+from projections.fold.frames import Frame, decode_frame
+from projections.fold.orders import OrderRow, apply
 from tests.builders import EVERY_EVENT, stream_id
 from tests.conftest import (
     Life,

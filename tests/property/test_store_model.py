@@ -34,7 +34,7 @@ from projections.archive.epochs import Epochs
 from projections.archive.opening import open_archived, open_closed, restore
 from projections.archive.store import ArchivedEventStore
 from projections.diff import diff
-from projections.orders import decode_frame
+from projections.fold.frames import decode_frame
 from projections.projector import Projector
 from tests.builders import stream_id
 from tests.clocks import StepClock

@@ -29,7 +29,8 @@ from eventstore.ids import event_id
 from eventstore.store import EventStore
 from projections.database import DATABASE_OUTAGES
 from projections.errors import OrderUnknownError
-from projections.orders import OrderRow, apply, decode_frame
+from projections.fold.frames import decode_frame
+from projections.fold.orders import OrderRow, apply
 from projections.queries import get_order, list_orders
 
 LIST_LIMIT: Final = 50

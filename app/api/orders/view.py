@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from app.orders.lifecycle import Phase, Status, phase
 from app.orders.money import format_units
-from projections.orders import LAMPORTS_DECIMALS, OrderRow
+from projections.fold.orders import LAMPORTS_DECIMALS, OrderRow
 
 
 class _Failure(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Folding published events into the state of orders: pure, no database."""
