@@ -9,11 +9,11 @@ from sqlalchemy import Connection, create_engine, make_url
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from projections.database import DRIVER
-from projections.schema.tables import metadata
+from projections.models.registry import METADATA
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
+    context.configure(connection=connection, target_metadata=METADATA, compare_server_default=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -15,6 +15,8 @@ DEFAULT_TIME_IN_FORCE: Final = "GTC"
 """What a limit order that names none asks for: events omit it."""
 
 _AMOUNT: Final = re.compile(r"([0-9]{1,39})(?:\.([0-9]{1,18}))?", re.ASCII)
+ANCHOR_CHARACTERS: Final = 8
+"""Of a hash in the log; all that is known of the hash of an event that cannot be read."""
 _PRICE: Final = re.compile(r"0*([0-9]{1,20})(?:\.([0-9]{1,18}))?", re.ASCII)
 _T = TypeVar("_T")
 
@@ -26,7 +28,8 @@ class OrderRow(Struct, frozen=True, gc=False):
     ``amount_in``, ``amount_out``, ``fee`` and ``network_fee`` are base units of the asset paid in, received, paid in
     and of SOL. Times are text, ``YYYY-MM-DDThh:mm:ss.ffffffZ``. ``venue`` and ``tx_id`` are those of the latest
     attempt, and so is the failure, unless it says why the order was cancelled; a confirmed order has none.
-    ``limit_price`` and ``time_in_force`` are None for all but limit orders.
+    ``limit_price`` and ``time_in_force`` are None for all but limit orders. ``quality`` says whether the row tells all
+    that its stream does: see :func:`projections.fold.histories.follow`.
     """
 
     id: str
@@ -59,6 +62,9 @@ class OrderRow(Struct, frozen=True, gc=False):
     limit_price: str | None
     time_in_force: str | None
     expire_at: str | None
+    quality: Literal["ok", "quarantined", "incomplete"] = "ok"
+    quality_reason: str | None = None
+    quality_since: str | None = None
 
 
 def apply(row: OrderRow | None, frame: Frame) -> OrderRow:
@@ -75,7 +81,7 @@ def apply(row: OrderRow | None, frame: Frame) -> OrderRow:
         return _accepted(frame)
     if frame.seq != row.version + 1:
         raise OrderMismatchError(row.id, row.version, frame.seq, "is not the next one")
-    if frame.meta.prev != row.head_hash or frame.order_id != row.id:
+    if frame.order_id != row.id or not _continues(frame, row.head_hash):
         raise OrderMismatchError(row.id, row.version, frame.seq, "continues another history")
     row = replace(row, status=frame.status, version=frame.seq, head_hash=frame.meta.hash, updated_at=frame.at)
     match frame.meta.type:
@@ -95,6 +101,11 @@ def apply(row: OrderRow | None, frame: Frame) -> OrderRow:
             return _confirmed(row, frame)
         case _:
             return row
+
+
+def _continues(frame: Frame, head_hash: str) -> bool:
+    prev = frame.meta.prev or ""
+    return prev == head_hash or (len(head_hash) == ANCHOR_CHARACTERS and prev.startswith(head_hash))
 
 
 def _accepted(frame: Frame) -> OrderRow:

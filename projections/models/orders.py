@@ -1,10 +1,11 @@
 """The read model of orders: its table, and its rows to and from PostgreSQL, thousands at a time."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple
 from sqlalchemy import (
     CheckConstraint,
     Column,
@@ -31,6 +32,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from projections.database import copy_rows
 from projections.fold.orders import OrderRow
+from projections.models.projection import Key, Step
 from projections.schema.tables import metadata
 
 ORDER_COLUMNS: Final = OrderRow.__struct_fields__
@@ -47,7 +49,9 @@ def orders_table(metadata: MetaData, name: str) -> Table:
     ``amount`` is in the base asset's own unit; ``amount_in``, ``amount_out`` and ``fee`` are in base units of the asset
     paid in, received and paid in; ``network_fee`` is in lamports. ``venue``, ``tx_id`` and the failure are those of the
     latest attempt, or why the order was cancelled. ``limit_price`` is quote asset per base asset; it and
-    ``time_in_force`` belong to limit orders alone, ``expire_at`` to orders with an end of their own.
+    ``time_in_force`` belong to limit orders alone, ``expire_at`` to orders with an end of their own. ``quality`` is
+    ``ok``, ``quarantined`` (the row stands still before an event that could not be applied) or ``incomplete`` (an event
+    was skipped), with the reason and the time at which that event was appended.
     """
     table = Table(
         name,
@@ -82,6 +86,9 @@ def orders_table(metadata: MetaData, name: str) -> Table:
         Column("limit_price", Numeric(38, 18)),
         Column("time_in_force", Text),
         Column("expire_at", DateTime(timezone=True)),
+        Column("quality", Text, nullable=False, server_default="ok"),
+        Column("quality_reason", Text),
+        Column("quality_since", DateTime(timezone=True)),
         PrimaryKeyConstraint("id", name=f"{name}_pkey"),
         *(
             CheckConstraint(f"{amount} >= 0 AND {amount} < {_UNITS_LIMIT}", name=f"{name}_{amount}_check")
@@ -89,6 +96,7 @@ def orders_table(metadata: MetaData, name: str) -> Table:
         ),
         CheckConstraint("side IN ('buy', 'sell')", name=f"{name}_side_check"),
         CheckConstraint("version >= 1", name=f"{name}_version_check"),
+        CheckConstraint("quality IN ('ok', 'quarantined', 'incomplete')", name=f"{name}_quality_check"),
     )
     _index_orders(table.c, name)
     return table
@@ -98,6 +106,8 @@ def _index_orders(columns: ReadOnlyColumnCollection[str, Column[Any]], name: str
     Index(f"{name}_created", columns.created_at, columns.id)
     Index(f"{name}_client_created", columns.client_id, columns.created_at, columns.id)
     Index(f"{name}_status_created", columns.status, columns.created_at, columns.id)
+    Index(f"{name}_client_status_created", columns.client_id, columns.status, columns.created_at, columns.id)
+    Index(f"{name}_quality", columns.id, postgresql_where=columns.quality != text("'ok'::text"))
     Index(
         f"{name}_idempotency",
         func.coalesce(columns.client_id, text("''::text")),
@@ -107,7 +117,32 @@ def _index_orders(columns: ReadOnlyColumnCollection[str, Column[Any]], name: str
     )
 
 
-orders: Final = orders_table(metadata, "orders")
+class Orders:
+    """See :class:`Projection`. The fold of every other projection stands on these rows."""
+
+    name: Final = "orders"
+    event_types: Final = frozenset[str]()
+
+    def define(self, metadata: MetaData, table: str) -> Table:
+        """See :meth:`Projection.define`."""
+        return orders_table(metadata, table)
+
+    async def apply(self, connection: AsyncConnection, table: str, step: Step) -> None:
+        """See :meth:`Projection.apply`."""
+        await write_orders(connection, step.rows, table)
+
+    async def load(self, connection: AsyncConnection, table: str, step: Step) -> None:
+        """See :meth:`Projection.load`."""
+        await copy_orders(connection, step.rows, table)
+
+    def fold(self, steps: Sequence[Step]) -> Mapping[Key, Mapping[str, Any]]:
+        """See :meth:`Projection.fold`."""
+        return {(row.id,): asdict(row) for step in steps for row in step.rows}
+
+
+PROJECTION: Final = Orders()
+
+orders: Final = PROJECTION.define(metadata, PROJECTION.name)
 
 
 def time_text(column: ColumnElement[Any]) -> ColumnElement[str]:
@@ -129,9 +164,11 @@ def order_row(record: Row[Any]) -> OrderRow:
     return OrderRow(*values)
 
 
-async def read_orders(connection: AsyncConnection, order_ids: Collection[str]) -> dict[str, OrderRow]:
+async def read_orders(
+    connection: AsyncConnection, order_ids: Collection[str], table: Table = orders
+) -> dict[str, OrderRow]:
     """Return the rows of ``order_ids`` that exist, by id."""
-    found = await connection.execute(select_orders().where(orders.c.id == func.any(list(order_ids))))
+    found = await connection.execute(select_orders(table).where(table.c.id == func.any(list(order_ids))))
     return {record[0]: order_row(record) for record in found}
 
 
@@ -140,7 +177,8 @@ async def write_orders(connection: AsyncConnection, rows: Collection[OrderRow], 
 
     One statement and one round trip for any number of rows; a stage filled by COPY is no faster for a thousand.
     """
-    await connection.execute(_upserts[table], {"rows": msgspec.json.encode(rows).decode()})
+    if rows:
+        await connection.execute(_upsert(table), {"rows": msgspec.json.encode(rows).decode()})
 
 
 async def copy_orders(connection: AsyncConnection, rows: Iterable[OrderRow], table: str) -> None:
@@ -149,19 +187,19 @@ async def copy_orders(connection: AsyncConnection, rows: Iterable[OrderRow], tab
 
 
 def _order_column(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    if column.key in ("created_at", "updated_at", "expire_at"):
+    if column.key in ("created_at", "updated_at", "expire_at", "quality_since"):
         return time_text(column)
     if column.key in ("amount", "limit_price"):
         return cast(func.trim_scale(column, type_=Numeric), Text)
     return column
 
 
+@cache
 def _upsert(table: str) -> TextClause:
-    changes = ", ".join(f"{name} = excluded.{name}" for name in ORDER_COLUMNS[1:])
+    names, changes = ", ".join(ORDER_COLUMNS), ", ".join(f"{name} = excluded.{name}" for name in ORDER_COLUMNS[1:])
+    # Columns by name: a later schema may have more of them, with defaults.
     return text(
-        f"INSERT INTO {table} SELECT * FROM json_populate_recordset(CAST(NULL AS {table}), CAST(:rows AS json)) "
+        f"INSERT INTO {table} ({names}) "
+        f"SELECT {names} FROM json_populate_recordset(CAST(NULL AS {table}), CAST(:rows AS json)) "
         f"ON CONFLICT (id) DO UPDATE SET {changes}"
     )
-
-
-_upserts: Final = {table: _upsert(table) for table in ("orders", "orders_next")}

@@ -23,9 +23,9 @@ from projections.errors import (
     RebuildBlockedError,
     RebuildRunningError,
 )
+from projections.models.registry import METADATA
 from projections.projector import Projector
 from projections.rebuild import REBUILD_LOCK, SWAP_ATTEMPTS_MAX, Rebuilt, rebuild_orders
-from projections.schema.tables import metadata
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,
@@ -61,7 +61,7 @@ def rebuild(url: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep)
 def schema_differences(url: str) -> list[object]:
     def compare(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        return list(compare_metadata(context, metadata))
+        return list(compare_metadata(context, METADATA))
 
     async def scenario() -> list[object]:
         async with database(url) as engine, engine.connect() as connection:
