@@ -44,7 +44,7 @@ from projections.archive.healing import Obligations
 from projections.archive.opening import attach_archived, open_archived, open_closed
 from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from projections.schema.migrations import upgrade_schema
 
 POLL_SECONDS: Final = 0.2

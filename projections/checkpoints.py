@@ -1,11 +1,12 @@
 """Checkpoints: how far a projection got in each partition, moved in the transaction that moves its rows."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +15,8 @@ from eventstore.ids import Cursor
 from eventstore.store import EventStore
 from projections.database import reading
 from projections.errors import NotReachedError, ReadModelMismatchError
+from projections.fold.histories import time_text_of
+from projections.models.registry import OTHERS
 from projections.schema import tables
 
 ORDERS: Final = "orders"
@@ -22,13 +25,19 @@ ORDERS: Final = "orders"
 POLL_SECONDS: Final = 0.01
 
 _table: Final = tables.checkpoints
-_columns: Final = select(_table.c.partition, _table.c.epoch, _table.c.position, _table.c.anchor).where(
-    _table.c.projection == ORDERS
-)
+_columns: Final = select(_table.c.partition, _table.c.epoch, _table.c.position, _table.c.anchor)
 _move: Final = text(
-    "UPDATE checkpoints SET epoch = moved.epoch, position = moved.position, anchor = moved.anchor, updated_at = now() "
-    "FROM json_populate_recordset(CAST(NULL AS checkpoints), CAST(:ends AS json)) AS moved "
-    "WHERE checkpoints.projection = :projection AND checkpoints.partition = moved.partition"
+    "UPDATE checkpoints SET epoch = moved.epoch, position = moved.position, anchor = moved.anchor, "
+    "recorded_at = moved.recorded_at, updated_at = now() "
+    "FROM json_populate_recordset(CAST(NULL AS checkpoints), CAST(:moves AS json)) AS moved "
+    "WHERE checkpoints.projection = moved.projection AND checkpoints.partition = moved.partition"
+)
+
+
+_join: Final = text(
+    "INSERT INTO checkpoints (projection, partition, epoch, position, anchor) "
+    "SELECT other, partition, epoch, position, anchor FROM checkpoints, unnest(CAST(:projections AS text[])) AS other "
+    "WHERE projection = 'orders' AND position = 0 ON CONFLICT DO NOTHING"
 )
 
 
@@ -51,9 +60,9 @@ Checkpoints = Mapping[int, Checkpoint]
 """By partition."""
 
 
-async def read_checkpoints(connection: AsyncConnection) -> dict[int, Checkpoint]:
-    """Return the checkpoint of each partition that a projector has adopted, in order of partition."""
-    found = await connection.execute(_columns.order_by(_table.c.partition))
+async def read_checkpoints(connection: AsyncConnection, projection: str = ORDERS) -> dict[int, Checkpoint]:
+    """Return a projection's checkpoint in each partition that it has one in, in order of partition."""
+    found = await connection.execute(_columns.where(_table.c.projection == projection).order_by(_table.c.partition))
     return {row[0]: Checkpoint(*row) for row in found}
 
 
@@ -62,15 +71,37 @@ async def lock_checkpoints(connection: AsyncConnection, partitions: Iterable[int
 
     Whoever writes rows of a partition holds its lock; always in order of partition, so that nobody deadlocks.
     """
-    locked = _columns if partitions is None else _columns.where(_table.c.partition.in_(list(partitions)))
+    locked = _columns.where(_table.c.projection == ORDERS)
+    if partitions is not None:
+        locked = locked.where(_table.c.partition.in_(list(partitions)))
     found = await connection.execute(locked.order_by(_table.c.partition).with_for_update())
     return {row[0]: Checkpoint(*row) for row in found}
 
 
-async def move_checkpoints(connection: AsyncConnection, ends: Checkpoints) -> None:
-    """Set checkpoints that :func:`lock_checkpoints` locked."""
-    moved = msgspec.json.encode(list(ends.values())).decode()
-    await connection.execute(_move, {"projection": ORDERS, "ends": moved})
+async def lock_projections(
+    connection: AsyncConnection, projections: Collection[str], partitions: Collection[int] | None = None
+) -> dict[str, dict[int, Checkpoint]]:
+    """As :func:`lock_checkpoints`, for several projections: by name, each as far as it has checkpoints."""
+    query = _columns.add_columns(_table.c.projection).where(_table.c.projection.in_(list(projections)))
+    if partitions is not None:
+        query = query.where(_table.c.partition.in_(list(partitions)))
+    found: dict[str, dict[int, Checkpoint]] = {name: {} for name in projections}
+    locked = query.order_by(_table.c.partition, _table.c.projection).with_for_update()
+    for *place, name in await connection.execute(locked):
+        found[name][place[0]] = Checkpoint(*place)
+    return found
+
+
+async def move_checkpoints(
+    connection: AsyncConnection, moves: Mapping[str, Iterable[Checkpoint]], recorded_us: Mapping[int, int]
+) -> None:
+    """Set locked checkpoints, by projection. ``recorded_us``: when each partition's event there was appended."""
+    moved = [
+        {"projection": name, "recorded_at": time_text_of(recorded_us[end.partition]), **asdict(end)}
+        for name, ends in moves.items()
+        for end in ends
+    ]
+    await connection.execute(_move, {"moves": msgspec.json.encode(moved).decode()})
 
 
 async def bind(connection: AsyncConnection, store_id: str, partitions: int) -> None:
@@ -85,11 +116,13 @@ async def bind(connection: AsyncConnection, store_id: str, partitions: int) -> N
     found = (await connection.execute(select(tables.store.c.store_id, tables.store.c.partitions))).one()
     if tuple(found) != identity:
         raise ReadModelMismatchError((found[0], found[1]), identity)
-    start = [
-        {"projection": ORDERS, "partition": number, "epoch": 0, "position": 0, "anchor": ""}
-        for number in range(partitions)
-    ]
+    nothing = {"projection": ORDERS, "epoch": 0, "position": 0, "anchor": ""}
+    start = [{**nothing, "partition": number} for number in range(partitions)]
     await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
+    owned = [{"partition": number} for number in range(partitions)]
+    await connection.execute(insert(tables.leases).values(owned).on_conflict_do_nothing())
+    # Another projection begins with the log; where that has begun without it, it must be built first.
+    await connection.execute(_join, {"projections": list(OTHERS)})
 
 
 async def adopt_checkpoints(engine: AsyncEngine, store: EventStore) -> dict[int, Checkpoint]:

@@ -1,5 +1,6 @@
 """The errors of the projections; each says what the caller does next."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 _REBUILD: Final = "run `ordertape audit verify` to find out which side is damaged"
@@ -70,6 +71,20 @@ class FrameError(ProjectionError):
     def __init__(self, event: str, problem: str) -> None:
         super().__init__(f"event {event}: {problem}")
         self.event = event
+        self.problem = problem
+
+
+class ArchiveConflictError(ProjectionError):
+    """The archive holds another event where the log's next one belongs. Nothing was written.
+
+    Find out which copy is right: `ordertape audit verify`.
+    """
+
+    def __init__(self, partition: int, position: int, detail: str) -> None:
+        place = f"partition {partition}, position {position}"
+        super().__init__(f"{place}: the archive holds another event there: {detail}: {_REBUILD}")
+        self.partition = partition
+        self.position = position
 
 
 class NotReachedError(ProjectionError):
@@ -109,3 +124,78 @@ class RebuildBlockedError(ProjectionError):
             "end the long transaction that holds it (see pg_stat_activity) and rebuild again"
         )
         self.attempts = attempts
+
+
+class RebuildKeptError(ProjectionError):
+    """The old table of an earlier rebuild is kept. Bring it back or drop it, then rebuild; nothing was changed."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(
+            f"the table that {projection} had before its last rebuild is kept: `ordertape rebuild rollback "
+            f"{projection}` brings it back, `ordertape rebuild drop {projection}` removes it; then rebuild"
+        )
+        self.projection = projection
+
+
+class NoRebuildError(ProjectionError):
+    """There is nothing to bring back: no old table is kept."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(f"{projection} has no old table to bring back: rebuild with --keep-old to have one")
+        self.projection = projection
+
+
+class ArchiveIncompleteError(ProjectionError):
+    """The archive lacks events, so nothing can be built from it. Complete it from Redis first; nothing was changed."""
+
+    def __init__(self, partition: int, missing: int, position: int) -> None:
+        super().__init__(
+            f"partition {partition}: the archive lacks {missing} of the events up to position {position}: "
+            "run `ordertape rebuild order_events`, which completes it from Redis"
+        )
+        self.partition = partition
+        self.missing = missing
+        self.position = position
+
+
+class RebuildRefusedError(ProjectionError):
+    """The rebuilt table differs from the live one, at the same position, in columns that nobody declared as changed.
+
+    Nothing was swapped. ``columns`` counts the rows that differ, by column; ``samples`` are the first of them.
+    """
+
+    def __init__(self, projection: str, columns: Mapping[str, int], samples: Sequence[object]) -> None:
+        found = ", ".join(f"{name} ({count})" for name, count in columns.items())
+        flags = " ".join(f"--changed {name}" for name in columns)
+        super().__init__(
+            f"the rebuilt {projection} differs from the live one in {found}, rows in brackets: nothing was swapped. "
+            f"If it is meant to, rebuild with {flags}; if rows were damaged, `ordertape projections diff` shows which, "
+            f"and `ordertape projections repair ORDER` mends them; `ordertape rebuild drop {projection}` gives up"
+        )
+        self.projection = projection
+        self.columns = dict(columns)
+        self.samples = list(samples)
+
+
+class PositionsDifferError(ProjectionError):
+    """Two generations to be compared are not at the same position: a defect, report it. Nothing was swapped."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(f"{projection}: live and rebuilt table are at different positions: nothing was swapped")
+        self.projection = projection
+
+
+class NotParkedError(ProjectionError):
+    """The order has no parked event; nothing was changed."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"no event of order {order_id} is parked")
+        self.order_id = order_id
+
+
+class SkipError(ProjectionError):
+    """An order's first event cannot be skipped: without it there is no row. Repair the event; nothing was changed."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"the first event of order {order_id} cannot be skipped: without it, there is no row")
+        self.order_id = order_id

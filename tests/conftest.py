@@ -46,7 +46,7 @@ from eventstore.store import Append, EventStore
 from projections.checkpoints import wait_for
 from projections.database import create_database_engine
 from projections.diff import Finding, diff
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from projections.schema.migrations import upgrade_schema
 from tests.builders import stream_id
 from tests.clocks import START_US, StepClock
@@ -56,6 +56,9 @@ from tests.servers.single import redis_server
 START_SECONDS_MAX = 60
 WAIT_SECONDS = 20
 TEMPLATE = "migrated"
+EMPTY = "TRUNCATE orders, order_events, checkpoints, store, leases, volumes, parked_events"
+PLACES = "SELECT partition, epoch, position, anchor FROM checkpoints"
+PARKED = "SELECT order_id, version, position, reason, recorded_at FROM parked_events"
 
 _databases = count(1)
 
@@ -187,7 +190,11 @@ def contents(url: str) -> dict[str, list[tuple[object, ...]]]:
     return {
         "orders": execute(url, "SELECT * FROM orders ORDER BY id"),
         "order_events": execute(url, "SELECT * FROM order_events ORDER BY order_id, version"),
-        "checkpoints": execute(url, "SELECT partition, epoch, position, anchor FROM checkpoints ORDER BY partition"),
+        "volumes": execute(
+            url, "SELECT * FROM volumes ORDER BY day, base_asset, quote_asset, venue, client_id, partition"
+        ),
+        "parked_events": execute(url, f"{PARKED} WHERE projection = 'orders' ORDER BY order_id, version"),
+        "checkpoints": execute(url, f"{PLACES} WHERE projection = 'orders' ORDER BY partition"),
     }
 
 

@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import ARRAY
 
 revision = "0004"
 down_revision = "0003"
@@ -78,6 +79,7 @@ def _create_parked() -> None:
         sa.Column("position", sa.BigInteger, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("told", ARRAY(sa.Text), nullable=False, server_default="{}"),
         sa.PrimaryKeyConstraint("projection", "order_id", "version", name="parked_events_pkey"),
     )
     op.create_table(

@@ -217,8 +217,8 @@ class Archiver:
         end = (await self._hot.log_ends())[partition].position
         async with reading(self._engine) as connection:
             reached = await _checkpoint_positions(connection, partition)
-        # Every projection, also one that is being built, finds the entry at its checkpoint in the log.
-        keep = min(*reached.values(), end - self._retention.log_window) if reached else 0
+        # The projector finds the entry at its checkpoint in the log; whatever is built anew reads the archive.
+        keep = min(reached.get(ORDERS, 0), end - self._retention.log_window)
         trimmed = 0
         while not self._stopping.is_set() and 0 < (start := await self._hot.log_start(partition)) < keep:
             removed = await self._trim_to(partition, min(keep, start + TRIM_POSITIONS))
@@ -330,10 +330,11 @@ async def _read_events(connection: AsyncConnection, streams: Sequence[str]) -> d
         columns.commit_id,
         columns.hash,
         cast(columns.payload, Text),
+        columns.data,
     ).where(columns.order_id == func.any(list(streams)))
     found: dict[str, list[StoredEvent]] = {}
     for row in await connection.execute(query.order_by(columns.order_id, columns.version)):
-        data = _spelled(msgspec.json.decode(row[6]))
+        data = bytes(row[7]) if row[7] is not None else _spelled(msgspec.json.decode(row[6]))
         found.setdefault(row[0], []).append(StoredEvent(row[1], row[2], row[3], row[4], row[5], data))
     return found
 

@@ -33,6 +33,7 @@ _selected: Final = (
     _columns.hash,
     cast(_columns.payload, Text),
     _columns.recorded_at,
+    _columns.data,
 )
 
 
@@ -121,6 +122,8 @@ def _event(row: Row[Any]) -> StoredEvent:
 
 
 def _data(row: Row[Any]) -> bytes:
+    if row.data is not None:
+        return bytes(row.data)
     # JSONB keeps the value, not the spelling; an event's bytes are its value's one canonical spelling.
     try:
         return canonical(msgspec.json.decode(row.payload))

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventstore.store import StoredCommit
 from projections.database import copy_rows
-from projections.fold.frames import Frame
+from projections.fold.histories import Entry
 
-EventLine = tuple[str, int, str, str, str, str, str, int, int, int, str, str, datetime]
+EventLine = tuple[str, int, str, str, str, str, str | datetime, int, int, int, str, str, datetime, bytes | None]
 """A row of ``order_events``: the columns of ``EVENT_COLUMNS``."""
 
 EVENT_COLUMNS: Final = (
@@ -27,6 +27,7 @@ EVENT_COLUMNS: Final = (
     "commit_id",
     "hash",
     "recorded_at",
+    "data",
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,20 +37,23 @@ async def copy_events(connection: AsyncConnection, lines: Iterable[EventLine]) -
     await copy_rows(connection, "order_events", EVENT_COLUMNS, lines)
 
 
-def event_line(commit: StoredCommit, position: int, frame: Frame, data: bytes) -> EventLine:
-    """Return the archive's row of one event of ``commit``; ``data`` are its canonical bytes."""
+def event_line(commit: StoredCommit, entry: Entry, data: bytes) -> EventLine:
+    """Return the archive's row of one event of ``commit``; ``data`` are its canonical bytes, or whatever it has."""
+    recorded_at = _EPOCH + timedelta(microseconds=commit.recorded_us)
+    frame = entry.frame
     return (
-        frame.order_id,
-        frame.seq,
-        frame.event,
-        frame.status,
-        frame.meta.type,
-        data.decode(),
-        frame.at,
+        entry.order_id,
+        entry.version,
+        "" if frame is None else frame.event,
+        "" if frame is None else frame.status,
+        "" if frame is None else frame.meta.type,
+        "null" if frame is None else data.decode(),
+        recorded_at if frame is None else frame.at,
         commit.partition,
         commit.epoch,
-        position,
+        entry.position,
         commit.commit_id,
-        frame.meta.hash,
-        _EPOCH + timedelta(microseconds=commit.recorded_us),
+        entry.hash,
+        recorded_at,
+        data if frame is None else None,
     )

@@ -56,6 +56,7 @@ class Parked(Struct, frozen=True, gc=False):
 class Followed(Struct, frozen=True):
     """What came of some events of one order."""
 
+    order_id: str
     row: OrderRow | None
     """None where the order has no row, before or after."""
     changes: list[Change]
@@ -67,6 +68,7 @@ Skips = Mapping[tuple[str, int], str]
 
 
 def follow(
+    order_id: str,
     row: OrderRow | None,
     entries: Iterable[Entry],
     *,
@@ -74,7 +76,7 @@ def follow(
     skips: Skips | None = None,
     wanted: Collection[str] = (),
 ) -> Followed:
-    """Return what ``entries``, the next events of one order in order, make of its row.
+    """Return what ``entries``, the next events of an order in order, make of its row.
 
     An event that cannot be applied quarantines the row: it stays as it is, but for its quality, and that event and all
     later ones are parked. An event that is skipped moves version, hash and status only, and leaves the row incomplete.
@@ -103,7 +105,7 @@ def follow(
             held, reason = True, reason[:REASON_CHARACTERS_MAX]
             row = quarantined(row, reason, entry.recorded_us)
         parked.append(_parked(entry, reason))
-    return Followed(row, changes, parked)
+    return Followed(order_id, row, changes, parked)
 
 
 def quarantined(row: OrderRow | None, reason: str, recorded_us: int) -> OrderRow | None:

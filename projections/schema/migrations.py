@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.database import reading
 from projections.errors import SchemaError
+from projections.schema.tables import compatibility
 
 MIGRATION_LOCK: Final = 0x6F72646572_01
 """Key of the advisory lock that makes two starters take turns."""
@@ -22,8 +23,10 @@ _INI: Final = Path(__file__).parents[2] / "alembic.ini"
 async def upgrade_schema(engine: AsyncEngine) -> None:
     """Bring the schema to this code's version, all of it or nothing. Idempotent, and safe in several processes.
 
+    A later schema that this code still works on is left as it is.
+
     Raises:
-        SchemaError: the schema is newer than this code; nothing was changed.
+        SchemaError: the schema is newer than this code, and does not say that; nothing was changed.
     """
     async with engine.begin() as connection:
         await connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
@@ -31,10 +34,23 @@ async def upgrade_schema(engine: AsyncEngine) -> None:
 
 
 async def require_schema(engine: AsyncEngine) -> None:
-    """Return if the schema is the one of this code.
+    """Return if the schema is the one of this code, or a later one that says that this code still works on it.
 
     Raises:
         SchemaError: it is older, newer or missing. Call :func:`upgrade_schema`, or use the newer code.
+    """
+    head = known_versions()[0]
+    async with reading(engine) as connection:
+        current = await connection.run_sync(_current)
+        if current != head and not await connection.run_sync(_works_on):
+            raise SchemaError(current, head)
+
+
+async def require_own_schema(engine: AsyncEngine) -> None:
+    """Return if the schema is this code's own, and not a later one that it only works on.
+
+    Raises:
+        SchemaError: it is not. Use the newer code.
     """
     head = known_versions()[0]
     async with reading(engine) as connection:
@@ -48,9 +64,21 @@ def _upgrade(connection: Connection) -> None:
     versions = known_versions()
     current = _current(connection)
     if current is not None and current not in versions:
+        if _works_on(connection):
+            return
         raise SchemaError(current, versions[0])
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _works_on(connection: Connection) -> bool:
+    """Whether the schema is a later one that names this code's, or an older one, as the oldest that works on it."""
+    versions = known_versions()
+    current = _current(connection)
+    if current is None or current in versions:
+        return False
+    oldest = connection.scalar(select(compatibility.c.oldest))
+    return oldest in versions
 
 
 def _current(connection: Connection) -> str | None:

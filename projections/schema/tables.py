@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata: Final = MetaData()
 
@@ -140,11 +140,13 @@ parked_events: Final = Table(
     Column("position", BigInteger, nullable=False),
     Column("reason", Text),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("told", ARRAY(Text), nullable=False, server_default="{}"),
     PrimaryKeyConstraint("projection", "order_id", "version", name="parked_events_pkey"),
 )
 """Events that wait, in order, behind one of their order that could not be applied: that one has the ``reason``.
 
-They are in the archive like all others. ``projection`` is ``orders``, or one of its other generations.
+They are in the archive like all others. ``projection`` is ``orders``, or one of its other generations. ``told`` names
+the other projections that know the event all the same: a former generation had applied it.
 """
 
 skipped_events: Final = Table(
@@ -177,7 +179,7 @@ rebuilds: Final = Table(
 )
 """The rebuild of a projection that is under way, or whose old table is kept; at most one each.
 
-``filling``: orders up to the id ``done`` are folded; ``following``: the new table catches up, by checkpoints of its own;
+``filling``: orders up to the id ``done`` are folded. ``following``: it catches up, by checkpoints of its own.
 ``kept``: it was swapped in, and the old one can be brought back. ``code`` names the fold that fills it.
 """
 

@@ -24,7 +24,7 @@ from app.telemetry import set_up_logging
 from eventstore.errors import EventStoreError
 from eventstore.store import EventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from projections.schema.migrations import upgrade_schema
 from tests.benchmarks.appends import append_of
 from tests.benchmarks.orders import commit, machine

@@ -21,7 +21,7 @@ from projections.archive.archiver import Archiver, Retention, Swept
 from projections.archive.opening import open_archived, open_closed
 from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.desk import Desk
 
 OWNER = "owner"

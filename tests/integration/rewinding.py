@@ -25,7 +25,7 @@ from projections.archive.epochs import Epochs
 from projections.archive.opening import open_archived, open_closed, restore
 from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.conftest import WAIT_SECONDS, execute
 
 HotT = TypeVar("HotT", bound=RedisEventStore)

@@ -14,7 +14,7 @@ from eventstore.ids import partition_in
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.desk import Desk
 
 OWNER: Final = "owner"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.api.server import listen
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.integration.api import EVENTS, ORDER, Api, live, on_memory, problem, redis_store, running
 
 

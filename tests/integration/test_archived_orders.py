@@ -20,7 +20,7 @@ from projections.archive.archiver import Archiver
 from projections.archive.epochs import Epochs
 from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.clocks import START_US
 from tests.integration.copies import Copies, finish, on_copies, placing, retention
 from tests.integration.rewinding import until

@@ -18,7 +18,7 @@ from app.clock import SystemClock
 from app.main import build_worker, open_chain
 from app.settings import Settings
 from projections.errors import ReadModelMismatchError
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.conftest import execute
 from tests.desk import FAILURES, LIVES, STOPS, Desk
 from tests.integration.tampering import (

@@ -10,7 +10,7 @@ from app.settings import Settings
 from eventstore.ids import Cursor
 from eventstore.store import EventStore, StoredCommit
 from projections.archive.opening import open_closed
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.builders import stream_id
 from tests.conftest import appends, caught_up, database, execute, market_life
 from tests.servers.single import redis_server

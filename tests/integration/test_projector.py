@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from msgspec.structs import replace
 
 from app.orders.events import Side
 from eventstore.errors import ForkError, PositionMissingError, StoreUnavailableError
@@ -18,16 +17,15 @@ from eventstore.store import Append, StoredCommit
 from projections.checkpoints import wait_for
 from projections.database import DATABASE_OUTAGES
 from projections.errors import (
-    FrameError,
     NotReachedError,
-    OrderMismatchError,
     ReadModelMismatchError,
 )
-from projections.projector import GATHER_SECONDS, RETRY_SECONDS_MIN, Projector
+from projections.projector.runner import GATHER_SECONDS, RETRY_SECONDS_MIN, Projector
 from projections.queries import get_order
 from tests.builders import stream_id
 from tests.clocks import START_US, StepClock
 from tests.conftest import (
+    EMPTY,
     WAIT_SECONDS,
     accepted,
     appends,
@@ -44,7 +42,6 @@ from tests.conftest import (
     memory_store,
     project,
     running,
-    second,
     total,
 )
 
@@ -147,7 +144,7 @@ def test_batches_of_any_size_give_the_same_rows(database_url: str) -> None:
     store = filled(interleaved(seed=7, orders=40))
     found = []
     for batch_commits_max in (1, 7, 500):
-        execute(database_url, "TRUNCATE orders, order_events, checkpoints, store")
+        execute(database_url, EMPTY)
         project(database_url, store, batch_commits_max)
         found.append(contents(database_url))
     assert found[0] == found[1] == found[2]
@@ -164,7 +161,7 @@ def test_a_projector_restarted_after_every_batch_gives_the_same_rows(database_ur
         fill(store, batch)
         projected += project(database_url, store, batch_commits_max=4)
     piecewise = contents(database_url)
-    execute(database_url, "TRUNCATE orders, order_events, checkpoints, store")
+    execute(database_url, EMPTY)
     assert project(database_url, store) == projected
     assert contents(database_url) == piecewise
 
@@ -279,7 +276,7 @@ def test_a_batch_that_another_projector_applied_first_changes_nothing(
     with caplog.at_level(logging.INFO, logger="projections.projector"):
         assert asyncio.run(scenario()) == 0
     assert applied == [total(store)]
-    assert [record.message for record in caplog.records] == ["projector_overtaken"]
+    assert [record.message for record in caplog.records] == ["projector_fenced"]
     assert differences(database_url, store) == []
 
 
@@ -328,50 +325,6 @@ def test_a_log_that_ends_before_it_should_stops_the_projector(database_url: str)
     store.watch = changed(lambda commits: [])
     with pytest.raises(PositionMissingError):
         project(database_url, store)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [({"seq": 3}, "says it is"), ({"orderId": stream_id(number=3)}, "says it is"), ({"at": None}, "Expected `str`")],
-)
-def test_an_event_that_is_not_what_the_log_says_is_refused(
-    database_url: str, change: dict[str, object], problem: str
-) -> None:
-    order = stream_id()
-    first = appends(order, [[accepted()]])[0]
-    store = filled([first, second(order, first.events[0].hash, change)])
-    with pytest.raises(FrameError, match=problem):
-        project(database_url, store)
-    assert contents(database_url)["order_events"] == []
-
-
-def test_a_log_entry_with_another_hash_than_its_event_is_refused(database_url: str) -> None:
-    store = watched(appends(stream_id(), [[accepted()]]))
-    store.watch = changed(lambda commits: [replace(commit, anchors=("00000000",)) for commit in commits])
-    with pytest.raises(FrameError, match="its log entry 00000000"):
-        project(database_url, store)
-
-
-def test_an_event_that_continues_another_history_is_refused(database_url: str) -> None:
-    order = stream_id()
-    first = appends(order, [[accepted()]])[0]
-    store = filled([first, second(order, first.events[0].hash, {}, prev="0" * 64)])
-    with pytest.raises(OrderMismatchError, match="continues another history") as refusal:
-        project(database_url, store)
-    assert (refusal.value.order_id, refusal.value.version, refusal.value.seq) == (order, 1, 2)
-    assert contents(database_url)["order_events"] == []
-
-
-@pytest.mark.parametrize("damage", ["version = 3", "head_hash = 'other'"])
-def test_a_row_that_is_not_where_its_stream_was_is_not_written_over(database_url: str, damage: str) -> None:
-    commits = appends(stream_id(), market_life())
-    store = filled(commits[:2])
-    project(database_url, store)
-    execute(database_url, f"UPDATE orders SET {damage}")
-    before = contents(database_url)
-    with pytest.raises(OrderMismatchError):
-        project(database_url, fill(store, commits[2:]))
-    assert contents(database_url) == before
 
 
 def test_a_log_with_another_event_at_the_checkpoint_is_refused(database_url: str) -> None:

@@ -10,7 +10,7 @@ from eventstore.ids import Cursor
 from eventstore.store import StoredCommit
 from projections.archive.store import ArchivedEventStore
 from projections.checkpoints import wait_for
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.conftest import WAIT_SECONDS
 from tests.integration.rewinding import Rewindable, append_all, history, run, until
 from tests.integration.test_epochs import ELSEWHERE, OTHER, PARTITION, half_lost, life

@@ -115,6 +115,7 @@ def test_a_newer_schema_is_refused_and_left_alone(
     database_url: str, act: Callable[[AsyncEngine], Coroutine[Any, Any, None]]
 ) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    execute(database_url, "UPDATE compatibility SET oldest = '9998'")
     before = schema(database_url)
     with pytest.raises(SchemaError, match="schema is 9999, this code needs"):
         with_engine(database_url, act)

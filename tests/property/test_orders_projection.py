@@ -22,6 +22,7 @@ from projections.fold.frames import Frame, decode_frame
 from projections.fold.orders import OrderRow, apply
 from tests.builders import EVERY_EVENT, stream_id
 from tests.conftest import (
+    EMPTY,
     Life,
     accepted,
     appends,
@@ -263,7 +264,7 @@ jsons = st.recursive(
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(jsons, min_size=1, max_size=20))
 def test_postgresql_gives_back_the_canonical_bytes_of_any_event(database_url: str, values: list[object]) -> None:
-    execute(database_url, "TRUNCATE orders, order_events, checkpoints, store")
+    execute(database_url, EMPTY)
     store = memory_store()
     for value in values:
         (first,) = appends(stream_id(), [[accepted()]])

@@ -35,7 +35,7 @@ from projections.archive.opening import open_archived, open_closed, restore
 from projections.archive.store import ArchivedEventStore
 from projections.diff import diff
 from projections.fold.frames import decode_frame
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, execute, random_life

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.clock import SystemClock
 from app.execution.server_clock import ServerClock
@@ -23,10 +22,9 @@ from app.execution.streams import OrderStreams
 from app.main import build_worker
 from app.settings import Settings
 from eventstore.redis.opening import StoreSettings
-from eventstore.store import EventStore
-from projections.checkpoints import Checkpoints
 from projections.database import create_database_engine
-from projections.projector import Overtaken, Projected, Projector, _Batch
+from projections.projector.batches import Batch
+from projections.projector.runner import Projector
 from tests.crash.matrix.fates import AMOUNTS, CALM, FatedChain, fated_order, open_fated
 from tests.crash.matrix.gates import End, Gate, GatedChain, GatedStore
 
@@ -53,19 +51,15 @@ class Plan(msgspec.Struct, kw_only=True):
     database_url: str = ""
 
 
-class GatedProjector(Projector):
-    """A projector that reaches K15 when outcomes are committed."""
+def at_outcomes(gate: Gate) -> Callable[[str, Batch], None]:
+    """Return a watcher of a projector's batches that reaches K15 when outcomes are committed."""
 
-    def __init__(self, store: EventStore, engine: AsyncEngine, gate: Gate) -> None:
-        super().__init__(store, engine)
-        self._gate = gate
+    def reach(point: str, batch: Batch) -> None:
+        for entry in batch.entries:
+            if point == "committed" and entry.frame is not None and entry.frame.event in ("confirmed", "failed"):
+                gate.reach("K15", entry.order_id)
 
-    async def _project(self, batch: _Batch, assumed: Checkpoints) -> Projected | Overtaken:
-        projected = await super()._project(batch, assumed)
-        for frame in batch.frames:
-            if frame.event in ("confirmed", "failed"):
-                self._gate.reach("K15", frame.order_id)
-        return projected
+    return reach
 
 
 async def open_gated(plan: Plan, gate: Gate) -> GatedStore:
@@ -111,7 +105,7 @@ async def project(plan: Plan, store: GatedStore, gate: Gate) -> None:
     """Project the log."""
     engine = create_database_engine(plan.database_url, application_name="crash matrix")
     try:
-        await GatedProjector(store, engine, gate).run(until_told())
+        await Projector(store, engine, reach=at_outcomes(gate)).run(until_told())
     finally:
         await engine.dispose()
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.client import Client
 from projections.diff import diff
-from projections.projector import Projector
+from projections.projector.runner import Projector
 from tests.conftest import database, execute
 from tests.crash.matrix.fates import Fate
 from tests.crash.matrix.process import Plan
