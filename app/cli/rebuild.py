@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.connections import connected, settings_here
-from projections.rebuild import Rebuilt, rebuild_orders
+from projections.models.orders import PROJECTION as ORDERS
+from projections.rebuild.rebuilding import Rebuilt
+from projections.rebuild.rebuilding import rebuild as rebuild_projection
 
 
 def rebuild(
@@ -27,8 +29,10 @@ def rebuild(
             console = Console(stderr=True)
             with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
                 task = bar.add_task("events", total=None)
-                return await rebuild_orders(
-                    engine.database, progress=lambda done, total: bar.update(task, completed=done, total=total)
+                return await rebuild_projection(
+                    engine.database,
+                    ORDERS,
+                    report=lambda at: bar.update(task, completed=at.events, total=at.total),
                 )
 
     result = asyncio.run(run())

@@ -1,7 +1,7 @@
 """Rebuilding beside the live table, comparing both copies, and reading, on real PostgreSQL."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import psycopg
 import pytest
@@ -11,21 +11,27 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from eventstore.ids import partition_in
 from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from projections import queries
 from projections.diff import Finding, diff
 from projections.errors import (
+    ArchiveIncompleteError,
     EncodingError,
-    OrderMismatchError,
     OrderUnknownError,
     RebuildBlockedError,
+    RebuildRefusedError,
     RebuildRunningError,
 )
+from projections.models.orders import PROJECTION as ORDERS
 from projections.models.registry import METADATA
-from projections.projector import Projector
-from projections.rebuild import REBUILD_LOCK, SWAP_ATTEMPTS_MAX, Rebuilt, rebuild_orders
+from projections.projector.runner import Projector
+from projections.rebuild.rebuilding import Rebuilt, Wanted
+from projections.rebuild.rebuilding import rebuild as rebuild_projection
+from projections.rebuild.state import REBUILD_LOCK
+from projections.rebuild.swapping import SWAP_ATTEMPTS_MAX
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,
@@ -50,10 +56,12 @@ from tests.conftest import (
 )
 
 
-def rebuild(url: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> Rebuilt:
+def rebuild(
+    url: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, changed: Collection[str] = ()
+) -> Rebuilt:
     async def scenario() -> Rebuilt:
         async with database(url) as engine:
-            return await rebuild_orders(engine, sleep=sleep)
+            return await rebuild_projection(engine, ORDERS, Wanted(changed=changed), sleep=sleep)
 
     return asyncio.run(scenario())
 
@@ -100,7 +108,7 @@ def test_a_rebuild_repairs_rows_and_the_projector_goes_on(database_url: str) -> 
     rows = contents(database_url)
     execute(database_url, "UPDATE orders SET status = 'lost', version = 1, amount_in = 7")
     execute(database_url, "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)")
-    rebuild(database_url)
+    rebuild(database_url, changed=("status", "version", "amount_in", "row"))
     assert contents(database_url) == rows
     project(database_url, fill(store, commits[60:]))
     assert differences(database_url, store) == []
@@ -118,7 +126,7 @@ def test_a_rebuild_tells_its_progress(database_url: str) -> None:
 
     async def scenario() -> None:
         async with database(database_url) as engine:
-            await rebuild_orders(engine, progress=lambda done, expected: told.append((done, expected)))
+            await rebuild_projection(engine, ORDERS, report=lambda at: told.append((at.events, at.total)))
 
     asyncio.run(scenario())
     assert told[-1] == (total(store), total(store))
@@ -130,7 +138,7 @@ def test_readers_and_the_projector_go_on_during_rebuilds(database_url: str) -> N
 
     async def rebuild_repeatedly(engine: AsyncEngine, rebuilt: asyncio.Event) -> None:
         for _ in range(3):
-            await rebuild_orders(engine)
+            await rebuild_projection(engine, ORDERS)
         rebuilt.set()
 
     async def append_slowly() -> None:
@@ -177,7 +185,7 @@ def test_events_projected_while_the_swap_waits_are_in_the_new_table(database_url
                 await Projector(store, other).project_available()
                 await reader.close()
 
-            await rebuild_orders(engine, sleep=sleep)
+            await rebuild_projection(engine, ORDERS, sleep=sleep)
 
     asyncio.run(scenario())
     assert len(contents(database_url)["orders"]) == 30
@@ -211,7 +219,7 @@ def test_the_swap_waits_for_the_batch_that_is_being_projected(database_url: str)
         async with database(database_url) as engine, asyncio.timeout(WAIT_SECONDS):
             batch = await psycopg.AsyncConnection.connect(driver_url(database_url))
             await batch.execute("SELECT FROM checkpoints FOR UPDATE")
-            swap = asyncio.create_task(rebuild_orders(engine))
+            swap = asyncio.create_task(rebuild_projection(engine, ORDERS))
             while not execute(database_url, waiting):
                 assert not swap.done()
                 await asyncio.sleep(0.01)
@@ -238,15 +246,33 @@ def test_leftovers_of_a_crashed_rebuild_are_dropped(database_url: str) -> None:
     assert contents(database_url) == rows
 
 
-def test_a_damaged_archive_is_not_rebuilt_from(database_url: str) -> None:
+def test_an_archive_with_a_hole_is_not_rebuilt_from(database_url: str) -> None:
     order = stream_id()
     project(database_url, filled(appends(order, market_life())))
     rows = contents(database_url)["orders"]
     execute(database_url, "DELETE FROM order_events WHERE version = 3")
-    with pytest.raises(OrderMismatchError) as refusal:
+    with pytest.raises(ArchiveIncompleteError, match="rebuild order_events") as refusal:
         rebuild(database_url)
-    assert (refusal.value.order_id, refusal.value.version, refusal.value.seq) == (order, 2, 4)
+    assert (refusal.value.partition, refusal.value.missing, refusal.value.position) == (partition_in(order), 1, 6)
     assert contents(database_url)["orders"] == rows
+
+
+def test_rows_that_differ_from_the_live_ones_are_not_swapped_in_unless_that_is_declared(database_url: str) -> None:
+    store = filled(interleaved(seed=30, orders=9))
+    project(database_url, store)
+    right = contents(database_url)
+    execute(database_url, "UPDATE orders SET venue = 'orca', slippage_bps = 7 WHERE status = 'confirmed'")
+    wrong = contents(database_url)
+    with pytest.raises(RebuildRefusedError, match="--changed slippage_bps --changed venue") as refusal:
+        rebuild(database_url)
+    confirmed = sum(row[8] == "confirmed" for row in wrong["orders"])
+    assert refusal.value.columns == {"slippage_bps": confirmed, "venue": confirmed}
+    with pytest.raises(RebuildRefusedError, match="with --changed slippage_bps;"):
+        rebuild(database_url, changed=["venue"])
+    assert contents(database_url) == wrong
+    summary = rebuild(database_url, changed=["venue", "slippage_bps"])
+    assert (summary.resumed, summary.swapped) == (True, True)
+    assert contents(database_url) == right
 
 
 def test_the_log_of_a_real_server_is_projected_rebuilt_and_compared(database_url: str, redis_url: str) -> None:
@@ -260,7 +286,7 @@ def test_the_log_of_a_real_server_is_projected_rebuilt_and_compared(database_url
                 for part in (commits[:20], commits[20:]):
                     await append_all(store, part)
                     projected += await Projector(store, engine, batch_commits_max=8).project_available()
-                await rebuild_orders(engine)
+                await rebuild_projection(engine, ORDERS)
                 return projected, await diff(store, engine)
         finally:
             await store.close()

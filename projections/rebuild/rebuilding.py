@@ -1,0 +1,119 @@
+"""`rebuild`: build beside, catch up, prove equal at one position, swap; readers see the old table, then the new one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from eventstore.hot import HotStore
+from projections.checkpoints import read_checkpoints
+from projections.database import reading
+from projections.errors import RebuildRefusedError
+from projections.models.orders import PROJECTION as ORDERS
+from projections.models.projection import Projection
+from projections.rebuild import state
+from projections.rebuild.building import Builder, Progress, Reach, Report, discard
+from projections.rebuild.gate import Compared, at_one_position, compare_generations
+from projections.rebuild.swapping import Terms, catch_up, swap
+from projections.schema.migrations import require_own_schema
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a rebuild is to do."""
+
+    changed: Collection[str] = ()
+    """Columns in which the new table may differ, ``row`` for rows that come or go, ``*`` for everything."""
+    keep_old: bool = False
+    """Keep the old table, so that it can be brought back."""
+    verify_only: bool = False
+    """Swap nothing: only say how the new table would differ."""
+
+
+class Rebuilt(Struct, frozen=True):
+    """What a rebuild did. ``orders`` and ``events`` count what the new table was filled from."""
+
+    projection: str
+    orders: int
+    events: int
+    seconds: float
+    resumed: bool
+    """Whether it went on with one that was interrupted."""
+    compared: Compared | None
+    """How the new table differs from the one that was live, at one identical position; None where there was none."""
+    swapped: bool
+
+
+async def rebuild(
+    engine: AsyncEngine,
+    projection: Projection,
+    wanted: Wanted | None = None,
+    *,
+    hot: HotStore | None = None,
+    report: Report = lambda progress: None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    reach: Reach = lambda point: None,
+) -> Rebuilt:
+    """Build ``projection`` anew beside the live table and swap it in, while projectors and readers go on.
+
+    Readers see the old table whole, then the new one whole, never an older version of a row. Memory does not grow with
+    the archive; disk holds both tables. A rebuild that was interrupted is gone on with. Privileges granted on the old
+    table are not carried over: grant them as default privileges.
+
+    Args:
+        hot: read lives from Redis, where it has them; None: from the archive.
+        report: told how far it is.
+        sleep: waits while somebody holds the live table.
+        reach: told each point that is passed.
+
+    Raises:
+        RebuildRefusedError: the tables differ in columns that ``wanted.changed`` does not name. The live one stays; the
+            new one is kept for the next attempt.
+        RebuildRunningError, RebuildKeptError, RebuildBlockedError, ArchiveIncompleteError: each says what to do.
+        SchemaError: the schema is a later one, whose columns this code would lose.
+    """
+    wanted = wanted or Wanted()
+    started = asyncio.get_running_loop().time()
+    await require_own_schema(engine)
+    async with state.only_one(engine):
+        builder = Builder(engine, projection, hot=hot, report=report, reach=reach)
+        begun = await builder.begin()
+        reach("begun")
+        filled = await builder.fill(begun) if begun.state == "filling" else begun
+        reach("filled")
+        touched = await catch_up(engine, builder)
+        reach("caught_up")
+        compared = None
+        if await is_projected(engine, projection):
+            report(Progress("comparing", filled.events, filled.total, filled.orders))
+            async with at_one_position(engine, builder) as snapshot:
+                touched = set()
+                compared = await compare_generations(snapshot, projection)
+            reach("compared")
+        swapped = not wanted.verify_only
+        if swapped:
+            _require_declared(projection, compared, wanted)
+            terms = Terms(changed=wanted.changed, keep_old=wanted.keep_old, compare=compared is not None)
+            await swap(engine, builder, touched, terms, sleep)
+            reach("swapped")
+        else:
+            async with engine.begin() as connection:
+                await discard(connection, projection)
+    seconds = asyncio.get_running_loop().time() - started
+    resumed = begun.state != "filling" or begun.done != ""
+    return Rebuilt(projection.name, filled.orders, filled.events, seconds, resumed, compared, swapped)
+
+
+async def is_projected(engine: AsyncEngine, projection: Projection) -> bool:
+    """Whether the live table of ``projection`` follows the log in every partition; else it has yet to be built."""
+    if projection is ORDERS:
+        return True
+    async with reading(engine) as connection:
+        ours = await read_checkpoints(connection, projection.name)
+        return ours.keys() == (await read_checkpoints(connection)).keys()
+
+
+def _require_declared(projection: Projection, compared: Compared | None, wanted: Wanted) -> None:
+    undeclared = {} if compared is None else compared.undeclared(wanted.changed)
+    if compared is not None and undeclared:
+        raise RebuildRefusedError(projection.name, undeclared, compared.samples)
