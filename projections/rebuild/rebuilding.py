@@ -44,7 +44,7 @@ class Rebuilt(Struct, frozen=True):
     swapped: bool
 
 
-async def rebuild(
+async def rebuild(  # noqa: PLR0913 - sleep and reach are there for tests alone
     engine: AsyncEngine,
     projection: Projection,
     wanted: Wanted | None = None,
