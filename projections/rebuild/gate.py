@@ -131,6 +131,7 @@ def _differing(table: Table, row: RowMapping) -> list[Difference]:
         return [Difference(row["key"], ROW, *((None, "there") if row["extra"] else ("there", None)))]
     if row.get("live_quality") == "quarantined" and row.get("next_quality") != "quarantined":
         return []
-    names = [column.name for column in table.columns if f"live_{column.name}" in row]
+    # SQLAlchemy names columns by a kind of text of its own, which nobody encodes.
+    names = [str(column.name) for column in table.columns if f"live_{column.name}" in row]
     sides = [(name, row[f"live_{name}"], row[f"next_{name}"]) for name in names]
     return [Difference(row["key"], name, live, rebuilt) for name, live, rebuilt in sides if live != rebuilt]
