@@ -5,8 +5,9 @@ import sys
 import typer
 
 from app.audit.doctor.errors import UnfitError
-from app.cli import audit, demo, doctor, parked, rebuild, restore, roles, status, up
+from app.cli import audit, demo, doctor, parked, restore, roles, status, up
 from app.cli.orders import commands, launch
+from app.cli.projections import rebuild
 from app.client import ClientError
 from app.dex.errors import DexError
 from app.embedded import EmbeddedError

@@ -1,0 +1,1 @@
+"""The commands of the read model: rebuilding a projection, and looking after what the projectors write."""
