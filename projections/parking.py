@@ -130,3 +130,9 @@ async def skip(connection: AsyncConnection, order_id: str, version: int, reason:
     adding = insert(skipped_events).values(values)
     keys = [skipped_events.c.order_id, skipped_events.c.version]
     await connection.execute(adding.on_conflict_do_update(index_elements=keys, set_={"reason": reason}))
+
+
+async def waiting_versions(connection: AsyncConnection, projection: str, order_id: str) -> list[int]:
+    """Return the versions of an order's parked events, in order; [] for none."""
+    query = select(_columns.version).where(_columns.projection == projection, _columns.order_id == order_id)
+    return list(await connection.scalars(query.order_by(_columns.version)))

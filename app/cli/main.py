@@ -7,6 +7,7 @@ import typer
 from app.audit.doctor.errors import UnfitError
 from app.cli import audit, demo, doctor, parked, restore, roles, status, up
 from app.cli.orders import commands, launch
+from app.cli.projections import commands as projections
 from app.cli.projections import rebuild
 from app.client import ClientError
 from app.dex.errors import DexError
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-for group in (up, commands, launch, status, rebuild, roles, demo, audit, doctor, parked, restore):
+for group in (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore):
     group.add_to(app)
 
 
