@@ -13,6 +13,7 @@ from rich.text import Text
 
 from app.audit.doctor.checkup import examine_all
 from app.audit.doctor.findings import KINDS, SEVERITIES, Finding
+from app.cli.audit import printable
 from app.cli.connections import joined_servers, settings_here
 from projections.database import DATABASE_OUTAGES
 
@@ -76,7 +77,7 @@ def _line(each: Finding) -> Text:
     style = _STYLES[each.severity]
     text = Text(f"{each.severity:<{_SEVERITY_WIDTH}}  ", style=style)
     text.append(f"{each.id:<{_ID_WIDTH}}  ", style=style)
-    text.append(f"{each.place}: {each.found}", style="not bold not dim default")
+    text.append(f"{each.place}: {printable(each.found)}", style="not bold not dim default")
     return text if each.severity == "note" else text.append(f"; {each.consequence}", style="not bold default")
 
 

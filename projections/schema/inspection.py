@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections.database import create_database_engine, reading
 from projections.models.orders import orders
+from projections.projector.standing import Trouble, read_trouble
 from projections.schema.migrations import known_versions
 from projections.schema.tables import store
 
@@ -67,6 +68,16 @@ async def open_orders(url: str, terminal: Collection[str], limit: int) -> list[s
     try:
         async with reading(engine) as connection:
             return list(await connection.scalars(query.limit(limit)))
+    finally:
+        await engine.dispose()
+
+
+async def projection_trouble(url: str) -> Trouble:
+    """Return what stands still of the read model at ``url``, whose schema must be this code's. Only reads."""
+    engine = create_database_engine(url, application_name="ordertape doctor", connections_max=1)
+    try:
+        async with reading(engine) as connection:
+            return await read_trouble(connection)
     finally:
         await engine.dispose()
 

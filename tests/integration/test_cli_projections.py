@@ -185,6 +185,20 @@ def test_a_skip_says_what_became_of_the_row(poisoned_engine: Engine) -> None:
     assert "(event 2 was skipped: known �[2J)" in text and "\x1b" not in text
 
 
+def test_status_and_doctor_mention_what_stands_still(poisoned_engine: Engine) -> None:
+    execute(poisoned_engine.database_url, "UPDATE leases SET problem = E'fork\\x1b[2J' WHERE partition = 1")
+    text = poisoned_engine.run("status")
+    assert "1 order is quarantined: ordertape projections parked list" in text
+    assert "partition 1 stands still: fork�[2J" in text
+    report = json.loads(poisoned_engine.run("status", "--json"))
+    assert (report["quarantined"], report["stopped"]) == (1, [{"partition": 1, "problem": "fork\x1b[2J"}])
+    findings = json.loads(poisoned_engine.both("doctor", "--json", status=1)[0])["findings"]
+    told = {each["id"]: each["found"] for each in findings}
+    assert told["orders-quarantined"] == "1 quarantined order"
+    assert told["projection-stopped"] == "partition 1: fork\x1b[2J"
+    assert "partition 1: fork�[2J" in poisoned_engine.run("doctor", status=1)
+
+
 @pytest.mark.parametrize(
     ("command", "status", "says"),
     [

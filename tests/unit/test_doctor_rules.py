@@ -12,6 +12,7 @@ from app.audit.doctor.findings import KINDS, Finding, Severity
 from app.audit.doctor.rules import judge
 from eventstore.levels import FSYNC, MEMORY, WITNESSED, Level
 from eventstore.redis.inspection import CONFIGURED, RedisFacts, ServerFacts, StoreRecord
+from projections.projector.standing import Stopped
 from projections.schema.inspection import DatabaseFacts
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
@@ -52,9 +53,8 @@ DATABASE = DatabaseFacts(
 RECORD = StoreRecord("s1", 2)
 WANTED = Wanted(ack_level=FSYNC, intent_level=WITNESSED, partitions=2, claim_idle_ms=8_000)
 REDIS = RedisFacts(servers=(SERVER,), records=(RECORD, RECORD), client_retries=0, command_timeout_ms=5_000)
-FACTS = Facts(
-    wanted=WANTED, redis=REDIS, database=DATABASE, orders=OrderFacts(checked=3, stuck=0, is_sample=False, parked=0)
-)
+ORDERS = OrderFacts(checked=3, stuck=0, is_sample=False, parked=0)
+FACTS = Facts(wanted=WANTED, redis=REDIS, database=DATABASE, orders=ORDERS)
 HEALTHY = {("redis-version", "note"), ("waitaof-probe", "note"), ("postgres-version", "note")}
 HEALTHY |= {("orders-checked", "note")}
 
@@ -149,6 +149,8 @@ FAULTS: list[tuple[str, Severity, Facts]] = [
     ("schema-behind", "fatal", with_database(schema="0001")),
     ("schema-unknown", "fatal", with_database(schema="9999")),
     ("tasks-parked", "warning", replace(FACTS, orders=OrderFacts(checked=3, stuck=0, is_sample=False, parked=2))),
+    ("orders-quarantined", "warning", replace(FACTS, orders=replace(ORDERS, quarantined=1))),
+    ("projection-stopped", "warning", replace(FACTS, orders=replace(ORDERS, stopped=(Stopped(1, "fork"),)))),
     ("orders-stuck", "warning", replace(FACTS, orders=OrderFacts(checked=3, stuck=1, is_sample=True, parked=0))),
 ]
 

@@ -20,7 +20,7 @@ from eventstore.levels import MEMORY
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import EventStore
-from projections.schema.inspection import open_orders
+from projections.schema.inspection import open_orders, projection_trouble
 
 ORDERS_MAX: Final = 10_000
 """Most open orders that one examination looks at."""
@@ -92,7 +92,15 @@ async def _orders(settings: Settings, redis_url: str, database_url: str) -> Orde
         stuck = await _stuck(store, orders)
     finally:
         await store.close()
-    return OrderFacts(checked=len(orders), stuck=len(stuck), is_sample=len(found) > len(orders), parked=len(parked))
+    trouble = await projection_trouble(database_url)
+    return OrderFacts(
+        checked=len(orders),
+        stuck=len(stuck),
+        is_sample=len(found) > len(orders),
+        parked=len(parked),
+        quarantined=trouble.quarantined,
+        stopped=tuple(trouble.stopped),
+    )
 
 
 async def _stuck(store: EventStore, orders: Iterable[str]) -> set[str]:

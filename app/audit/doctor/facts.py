@@ -12,6 +12,7 @@ from eventstore.redis.inspection import RedisFacts, ServerFacts, inspect_redis, 
 from eventstore.redis.opening import StoreSettings
 from projections.database import DATABASE_OUTAGES
 from projections.errors import EncodingError
+from projections.projector.standing import Stopped
 from projections.schema.inspection import DatabaseFacts, inspect_database
 
 WAITAOF_SINCE: Final = (7, 2)
@@ -46,6 +47,10 @@ class OrderFacts(Struct, frozen=True, kw_only=True):
     """Whether there are more open orders than were looked at."""
     parked: int
     """Tasks that were taken away from the workers and that nobody chose to skip."""
+    quarantined: int = 0
+    """Orders with an event that could not be projected."""
+    stopped: tuple[Stopped, ...] = ()
+    """Partitions that are not projected."""
 
 
 class Facts(Struct, frozen=True, kw_only=True):

@@ -243,6 +243,18 @@ KINDS: Final[dict[str, Kind]] = {
         consequence="their orders stand still until somebody retries or skips the tasks",
         fix="ordertape parked list",
     ),
+    "orders-quarantined": Kind(
+        severities=_WARNING,
+        meaning="events of some orders could not be projected",
+        consequence="their rows stand still before that event, and say so, until somebody retries or skips it",
+        fix="ordertape projections parked list",
+    ),
+    "projection-stopped": Kind(
+        severities=_WARNING,
+        meaning="the projector cannot go on in a partition: a fork, a hole in the log, or another copy in the archive",
+        consequence="the read model of this partition falls behind its streams",
+        fix="ordertape audit verify",
+    ),
     "orders-checked": Kind(
         severities=_NOTE,
         meaning="how many open orders were looked at; the oldest 10,000 at most, as the read model has them",

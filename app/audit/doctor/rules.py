@@ -233,6 +233,11 @@ def _orders(facts: Facts) -> Iterator[Finding]:
         yield finding("orders-stuck", "warning", "orders", found)
     if facts.orders.parked:
         yield finding("tasks-parked", "warning", "orders", _count(facts.orders.parked, "parked task"))
+    if facts.orders.quarantined:
+        found = _count(facts.orders.quarantined, "quarantined order")
+        yield finding("orders-quarantined", "warning", _POSTGRES, found)
+    for each in facts.orders.stopped:
+        yield finding("projection-stopped", "warning", _POSTGRES, f"partition {each.partition}: {each.problem}")
     extent = "the oldest" if facts.orders.is_sample else "all there are"
     yield finding(
         "orders-checked", "note", "orders", f"looked at {_count(facts.orders.checked, 'open order')}, {extent}"
