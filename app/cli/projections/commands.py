@@ -81,22 +81,14 @@ def add_to(app: typer.Typer) -> None:
 
 def _view(each: Finding) -> FindingView:
     return FindingView(
-        order_id=each.order_id, kind=kind_of(each), field=each.field, expected=each.expected, found=each.found
+        order_id=each.order_id, kind=each.kind, field=each.field, expected=each.expected, found=each.found
     )
-
-
-def kind_of(each: Finding) -> str:
-    """Return ``missing``, ``extra`` or ``value``: which side holds what the other one does not."""
-    whole = each.field == "row" or each.field.count("/") == 1
-    if not whole:
-        return "value"
-    return "missing" if each.expected else "extra"
 
 
 def _show(findings: list[Finding]) -> None:
     out = console()
     if findings:
-        rows = [(each.order_id, kind_of(each), each.field, each.expected, each.found) for each in findings]
+        rows = [(each.order_id, each.kind, each.field, each.expected, each.found) for each in findings]
         out.print(table(("order", "kind", "field", "expected", "found"), rows))
         out.print(Text(f"{len(findings)} findings", style="bold red"))
     else:
