@@ -14,6 +14,7 @@ from eventstore.levels import Level
 from projections.archive.epochs import Epochs, Opened, adopt
 from projections.archive.healing import Obligations
 from projections.archive.store import ArchivedEventStore
+from projections.checkpoints import ORDERS
 from projections.database import DATABASE_OUTAGES, reading
 from projections.errors import SchemaError
 from projections.schema.migrations import require_schema
@@ -140,7 +141,9 @@ async def _require_unknown(engine: AsyncEngine) -> str:
     """Return the id of the store that the database belongs to, of which it must have no event; "" for none."""
     known = await known_store(engine)
     async with reading(engine) as connection:
-        events = await connection.scalar(select(func.sum(checkpoints.c.position)))
+        events = await connection.scalar(
+            select(func.sum(checkpoints.c.position)).where(checkpoints.c.projection == ORDERS)
+        )
     if events:
         raise StoreEmptyError(known, int(events))
     return known

@@ -16,7 +16,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 FOLDER_ENTRIES_MAX = 12
 VAGUE = {"utils", "helpers", "common", "core", "managers", "misc"}
-BROAD_HANDLERS = {"app/execution/worker.py", "app/api/application.py"}
+BROAD_HANDLERS = {"app/execution/worker.py", "app/api/application.py", "projections/fold/histories.py"}
 MONEY = ("app/orders", "app/dex", "projections")
 
 

@@ -12,7 +12,7 @@ from app.audit.verify import verify
 from app.clock import SystemClock
 from app.execution.streams import CLOSED
 from app.orders.state import Terminal
-from eventstore.ids import LOG_START, partition_in
+from eventstore.ids import LOG_START, Cursor, partition_in
 from projections.archive.archiver import PAGE_STREAMS, Archiver
 from projections.diff import diff
 from tests.conftest import execute
@@ -266,33 +266,29 @@ def test_what_is_not_projected_stays_until_it_is(
     on_copies(redis_url, database_url, scenario)
 
 
-def test_the_log_keeps_its_window_and_the_entry_of_every_projections_checkpoint(
-    redis_url: str, database_url: str
-) -> None:
+def test_the_log_keeps_its_window_and_the_entry_of_the_checkpoint(redis_url: str, database_url: str) -> None:
     async def scenario(copies: Copies) -> None:
         (order,) = await copies.confirmed(1)
         await copies.confirmed(3)
         await copies.project()
         number = partition_in(order)
         commits = await copies.store.read_log({number: LOG_START}, 100)
-        slow = commits[3].end
-        insert = (
-            "INSERT INTO checkpoints (projection, partition, epoch, position, anchor) "
-            f"VALUES ('another', {number}, {slow.epoch}, {slow.position}, '{slow.anchor}')"
-        )
-        async with copies.engine.begin() as connection:
-            await connection.execute(text(insert))
+        slow, end = commits[3].end, commits[-1].end
 
+        async def set_checkpoint(at: Cursor) -> None:
+            place = f"epoch = {at.epoch}, position = {at.position}, anchor = '{at.anchor}'"
+            async with copies.engine.begin() as connection:
+                await connection.execute(text(f"UPDATE checkpoints SET {place} WHERE partition = {number}"))
+
+        await set_checkpoint(slow)
         assert (await copies.archiver.sweep()).trimmed == 3
         assert await copies.hot.log_start(number) == commits[3].position - len(commits[3].events) + 1
         assert await copies.hot.read_log({number: slow}, 1) == [commits[4]]
         assert (await copies.archiver.sweep()).trimmed == 0
 
-        async with copies.engine.begin() as connection:
-            await connection.execute(text("DELETE FROM checkpoints WHERE projection = 'another'"))
-        end = commits[-1].position
+        await set_checkpoint(end)
         await Archiver(copies.store, copies.engine, retention(log_window=5)).sweep()
-        assert end - 6 <= await copies.hot.log_start(number) <= end - 5
+        assert end.position - 6 <= await copies.hot.log_start(number) <= end.position - 5
         await copies.archiver.sweep()
         assert await copies.redis.xlen(copies.key(order, "log")) == 1
         await copies.desk.live(["confirmed"])
