@@ -199,3 +199,14 @@ class SkipError(ProjectionError):
     def __init__(self, order_id: str) -> None:
         super().__init__(f"the first event of order {order_id} cannot be skipped: without it, there is no row")
         self.order_id = order_id
+
+
+class ArchiveLossError(ProjectionError):
+    """The completed archive would lack events that the live one has. Nothing was swapped."""
+
+    def __init__(self, lost: int, sample: str) -> None:
+        super().__init__(
+            f"the new archive lacks {lost} events that the live one has, such as {sample}: nothing was swapped"
+        )
+        self.lost = lost
+        self.sample = sample

@@ -32,9 +32,9 @@ EVENT_COLUMNS: Final = (
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def copy_events(connection: AsyncConnection, lines: Iterable[EventLine]) -> None:
+async def copy_events(connection: AsyncConnection, lines: Iterable[EventLine], table: str = "order_events") -> None:
     """Add events to the archive; one that is there already fails the transaction."""
-    await copy_rows(connection, "order_events", EVENT_COLUMNS, lines)
+    await copy_rows(connection, table, EVENT_COLUMNS, lines)
 
 
 def event_line(commit: StoredCommit, entry: Entry, data: bytes) -> EventLine:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventstore.hot import HotStore
 from eventstore.ids import partition_in
-from eventstore.store import StoredEvent
+from eventstore.store import EventStore, StoredEvent
 from projections.database import driver_connection
 from projections.errors import ProjectionError
 from projections.fold.frames import Frame, decode_frames, read_event
@@ -156,7 +156,7 @@ class HotLives:
     async def _fold(self, ids: Sequence[str]) -> Folded:
         upto = self._bounds.upto
         archived = await entries_of(self._connection, ids, upto)
-        streams = await asyncio.gather(*(self._read(order_id) for order_id in ids))
+        streams = await asyncio.gather(*(read_whole(self._hot, order_id) for order_id in ids))
         folded = Folded([], ids[-1], 0)
         for order_id, stream in zip(ids, streams, strict=True):
             known = {entry.version: entry.recorded_us for entry in archived.get(order_id, ())}
@@ -168,13 +168,15 @@ class HotLives:
                 folded.events += len(life)
         return folded
 
-    async def _read(self, order_id: str) -> list[StoredEvent]:
-        events: list[StoredEvent] = []
-        while page := await self._hot.read_stream(order_id, events[-1].version if events else 0, _PAGE_STREAM):
-            events += page
-            if len(page) < _PAGE_STREAM:
-                break
-        return events
+
+async def read_whole(hot: EventStore, order_id: str) -> list[StoredEvent]:
+    """Return all events of a stream, oldest first; [] for one that the store does not have."""
+    events: list[StoredEvent] = []
+    while page := await hot.read_stream(order_id, events[-1].version if events else 0, _PAGE_STREAM):
+        events += page
+        if len(page) < _PAGE_STREAM:
+            break
+    return events
 
 
 def _fold_plainly(

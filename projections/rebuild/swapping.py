@@ -65,7 +65,7 @@ async def swap(
                 raise RebuildRefusedError(projection.name, undeclared, found.samples)
         await _exchange(connection, projection, keep_old=terms.keep_old)
 
-    await _uncontended(engine, attempt, sleep)
+    await uncontended(engine, attempt, sleep)
 
 
 async def roll_back(
@@ -91,7 +91,7 @@ async def roll_back(
             await _rename(connection, projection.name + OLD, projection.name + NEXT)
             await _exchange(connection, projection, keep_old=True)
 
-        await _uncontended(engine, attempt, sleep)
+        await uncontended(engine, attempt, sleep)
 
 
 async def drop(engine: AsyncEngine, projection: Projection) -> bool:
@@ -154,27 +154,36 @@ async def _tell_mended(connection: AsyncConnection, following: str) -> None:
 
 
 async def _rename(connection: AsyncConnection, generation: str, becomes: str) -> None:
-    """Give a generation another's name: table, constraints, indexes, checkpoints, parked events."""
-    await connection.execute(text(f"ALTER TABLE {generation} RENAME TO {becomes}"))
-    parts = {"table": becomes, "ours": f"{generation}\\_%"}
-    constraints = "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:table AS regclass) AND conname LIKE :ours"
-    for name in list(await connection.scalars(text(constraints), parts)):
-        new = becomes + name.removeprefix(generation)
-        await connection.execute(text(f'ALTER TABLE {becomes} RENAME CONSTRAINT "{name}" TO "{new}"'))
-    indexes = "SELECT indexname FROM pg_indexes WHERE tablename = :table AND indexname LIKE :ours"
-    for name in list(await connection.scalars(text(indexes), parts)):
-        new = becomes + name.removeprefix(generation)
-        await connection.execute(text(f'ALTER INDEX "{name}" RENAME TO "{new}"'))
+    """Give a generation another's name: table, checkpoints, parked events."""
+    await rename_table(connection, generation, becomes)
     await state.rename_checkpoints(connection, generation, becomes)
     await rename_parked(connection, generation, becomes)
 
 
-async def _uncontended(
+async def rename_table(connection: AsyncConnection, table: str, becomes: str) -> None:
+    """Rename a table, with its constraints and indexes, whose names begin with its own."""
+    await connection.execute(text(f"ALTER TABLE {table} RENAME TO {becomes}"))
+    parts = {"table": becomes, "ours": f"{table}\\_%"}
+    constraints = "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:table AS regclass) AND conname LIKE :ours"
+    for name in list(await connection.scalars(text(constraints), parts)):
+        new = becomes + name.removeprefix(table)
+        await connection.execute(text(f'ALTER TABLE {becomes} RENAME CONSTRAINT "{name}" TO "{new}"'))
+    indexes = "SELECT indexname FROM pg_indexes WHERE tablename = :table AND indexname LIKE :ours"
+    for name in list(await connection.scalars(text(indexes), parts)):
+        new = becomes + name.removeprefix(table)
+        await connection.execute(text(f'ALTER INDEX "{name}" RENAME TO "{new}"'))
+
+
+async def uncontended(
     engine: AsyncEngine,
     act: Callable[[AsyncConnection], Awaitable[None]],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Run ``act`` in a transaction of its own, again while somebody holds what it needs."""
+    """Run ``act`` in a transaction of its own, again while somebody holds what it needs.
+
+    Raises:
+        RebuildBlockedError: somebody did at each attempt.
+    """
     for _ in range(SWAP_ATTEMPTS_MAX):
         try:
             async with engine.begin() as connection:

@@ -28,29 +28,35 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata: Final = MetaData()
 
-order_events: Final = Table(
-    "order_events",
-    metadata,
-    Column("order_id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("id", Text, Computed("order_id || '/' || version::text", persisted=True), nullable=False),
-    Column("event", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("payload", JSONB, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("partition", SmallInteger, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("commit_id", Text, nullable=False),
-    Column("hash", Text, nullable=False),
-    Column("recorded_at", DateTime(timezone=True), nullable=False),
-    Column("data", LargeBinary),
-    PrimaryKeyConstraint("order_id", "version", name="order_events_pkey"),
-    UniqueConstraint("partition", "position", name="order_events_position_key"),
-    CheckConstraint("version >= 1", name="order_events_version_check"),
-    CheckConstraint("position >= 1", name="order_events_position_check"),
-)
+
+def order_events_table(metadata: MetaData, name: str) -> Table:
+    """Define the archive's table under ``name``; its constraints are called ``<name>_…``."""
+    return Table(
+        name,
+        metadata,
+        Column("order_id", Text, nullable=False),
+        Column("version", Integer, nullable=False),
+        Column("id", Text, Computed("order_id || '/' || version::text", persisted=True), nullable=False),
+        Column("event", Text, nullable=False),
+        Column("status", Text, nullable=False),
+        Column("type", Text, nullable=False),
+        Column("payload", JSONB, nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("partition", SmallInteger, nullable=False),
+        Column("epoch", BigInteger, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("commit_id", Text, nullable=False),
+        Column("hash", Text, nullable=False),
+        Column("recorded_at", DateTime(timezone=True), nullable=False),
+        Column("data", LargeBinary),
+        PrimaryKeyConstraint("order_id", "version", name=f"{name}_pkey"),
+        UniqueConstraint("partition", "position", name=f"{name}_position_key"),
+        CheckConstraint("version >= 1", name=f"{name}_version_check"),
+        CheckConstraint("position >= 1", name=f"{name}_position_check"),
+    )
+
+
+order_events: Final = order_events_table(metadata, "order_events")
 """The archive: every event, whole (``payload`` is the public frame), with its place in the log.
 
 ``data`` is null but for bytes that are no published event, or that no column takes: then these are the event, and
