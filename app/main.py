@@ -45,6 +45,7 @@ from projections.archive.opening import attach_archived, open_archived, open_clo
 from projections.archive.store import ArchivedEventStore
 from projections.database import create_database_engine
 from projections.projector.runner import Projector
+from projections.rebuild.rebuilding import build_missing
 from projections.schema.migrations import upgrade_schema
 
 POLL_SECONDS: Final = 0.2
@@ -297,6 +298,7 @@ async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(Archiver(store, database, retention(settings)).run(stopping))
+                group.create_task(build_missing(database, stopping))
                 await Projector(store, database, on_fork=store.report_fork).run(stopping)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None

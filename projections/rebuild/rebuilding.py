@@ -1,22 +1,31 @@
 """`rebuild`: build beside, catch up, prove equal at one position, swap; readers see the old table, then the new one."""
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Final
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.hot import HotStore
 from projections.checkpoints import read_checkpoints
-from projections.database import reading
-from projections.errors import RebuildRefusedError
+from projections.database import DATABASE_OUTAGES, reading
+from projections.errors import ProjectionError, RebuildBlockedError, RebuildRefusedError, RebuildRunningError
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.projection import Projection
+from projections.models.registry import OTHERS
 from projections.rebuild import state
 from projections.rebuild.building import Builder, Progress, Reach, Report, discard
 from projections.rebuild.gate import Compared, at_one_position, compare_generations
 from projections.rebuild.swapping import Terms, catch_up, swap
 from projections.schema.migrations import require_own_schema
+
+log: Final = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 10.0
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -102,6 +111,28 @@ async def rebuild(  # noqa: PLR0913 - sleep and reach are there for tests alone
     seconds = asyncio.get_running_loop().time() - started
     resumed = begun.state != "filling" or begun.done != ""
     return Rebuilt(projection.name, filled.orders, filled.events, seconds, resumed, compared, swapped)
+
+
+async def build_missing(engine: AsyncEngine, stopping: asyncio.Event) -> None:
+    """Build the projections that the log began without, one after the other; return when there are none, or at the end.
+
+    An outage, or another rebuild, puts one off; a refusal is logged, and left to a person.
+    """
+    missing = deque(OTHERS.values())
+    while missing and not stopping.is_set():
+        projection = missing[0]
+        try:
+            if not await is_projected(engine, projection):
+                built = await rebuild(engine, projection)
+                log.info("projection_built", extra={"projection": projection.name, "events": built.events})
+            missing.popleft()
+        except (*DATABASE_OUTAGES, RebuildRunningError, RebuildBlockedError) as error:
+            log.warning("projection_not_built", extra={"projection": projection.name, "problem": str(error)})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), RETRY_SECONDS)
+        except ProjectionError as error:
+            log.error("projection_not_built", extra={"projection": projection.name, "problem": str(error)})
+            missing.popleft()
 
 
 async def is_projected(engine: AsyncEngine, projection: Projection) -> bool:
