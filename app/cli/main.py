@@ -6,6 +6,7 @@ import typer
 
 from app.audit.doctor.errors import UnfitError
 from app.cli import audit, demo, doctor, parked, restore, roles, status, up
+from app.cli.audit import printable
 from app.cli.orders import commands, launch
 from app.cli.projections import commands as projections
 from app.cli.projections import rebuild
@@ -42,7 +43,8 @@ def main() -> None:
 
 
 def _refuse(message: str) -> None:
-    sys.stderr.write(f"ordertape: {message}\n")
+    says = "\n".join(map(printable, message.split("\n")))
+    sys.stderr.write(f"ordertape: {says}\n")
     sys.exit(EXIT_CANNOT)
 
 

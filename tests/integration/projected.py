@@ -5,6 +5,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,6 +16,9 @@ from eventstore.redis.store import RedisEventStore
 from eventstore.store import Append
 from projections.projector.runner import Projector
 from tests.conftest import append_all, database
+
+NOWHERE: Final = "postgresql://nobody@127.0.0.1:1/none"
+"""No database."""
 
 
 class Engine:

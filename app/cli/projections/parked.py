@@ -42,8 +42,8 @@ class Shown(Struct, frozen=True, kw_only=True, rename="camel"):
     """An order that stands still, whole."""
 
     order: QuarantineView
-    event: str
-    """The event that could not be applied, as it is archived; bytes that are no text are spelled out."""
+    event: str | None
+    """The event as it is archived (null: it is not); bytes that are no text are spelled out."""
     versions: list[int]
     """The events that wait, that one included."""
     row: dict[str, Any] | None
@@ -124,11 +124,11 @@ async def _shown(engine: Connected, order_id: str) -> Shown | None:
             return None
         (quarantine,) = found
         versions = await waiting_versions(connection, ORDERS.name, order_id)
-        (event,) = await archive.read_stream(connection, order_id, quarantine.version - 1, 1)
+        events = await archive.read_stream(connection, order_id, quarantine.version - 1, 1)
     row = await queries.get_order(engine.database, order_id)
     return Shown(
         order=_view(quarantine),
-        event=event.data.decode(errors="backslashreplace"),
+        event=events[0].data.decode(errors="backslashreplace") if events else None,
         versions=versions,
         row=None if row is None else msgspec.to_builtins(row),
     )
@@ -156,7 +156,7 @@ def _print(shown: Shown) -> None:
     out.print(Text(f"  {printable(order.reason)}", style="red"))
     out.print(f"waiting: {', '.join(map(str, shown.versions))}")
     out.print(Text("the event as it is archived:", style="bold"))
-    out.print(Text(f"  {printable(shown.event)}"))
+    out.print(Text(f"  {printable(shown.event or 'the archive lacks it: ordertape audit verify')}"))
     if shown.row is None:
         out.print("there is no row")
         return
