@@ -1,6 +1,11 @@
 """`rebuild` as an operator uses it: gate, remedy, interruption, rollback, and what programs are told."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,8 @@ from projections.models.registry import PROJECTIONS
 from projections.rebuild.rebuilding import rebuild as rebuild_projection
 from projections.rebuild.state import REBUILD_LOCK
 from tests.builders import stream_id
-from tests.conftest import contents, driver_url, execute, interleaved
-from tests.integration.projected import Engine, engine_here
+from tests.conftest import WAIT_SECONDS, contents, driver_url, execute, interleaved
+from tests.integration.projected import NOWHERE, Engine, engine_here
 
 COMMITS = interleaved(seed=41, orders=12)
 EVENTS = sum(len(commit.events) for commit in COMMITS)
@@ -34,12 +39,17 @@ def engine(
     return here
 
 
+@pytest.fixture
+def bare(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Engine:
+    """An engine whose PostgreSQL is away."""
+    return engine_here(redis_url, NOWHERE, monkeypatch, tmp_path, capsys)
+
+
 def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("source", ["archive", "redis"])
-@pytest.mark.parametrize("name", ["", *PROJECTIONS])
+@pytest.mark.parametrize(("name", "source"), [("", "archive"), *((name, "redis") for name in PROJECTIONS)])
 def test_every_projection_is_rebuilt_by_its_name_and_orders_without_any(engine: Engine, name: str, source: str) -> None:
     before = contents(engine.database_url)
     *progress, result = lines(engine.run("rebuild", *name.split(), "--from", source, "--json"))
@@ -104,7 +114,7 @@ def test_a_refused_rebuild_names_its_remedies_and_each_of_them_works(engine: Eng
     _damage(engine)
     engine.run("rebuild", status=2)
     assert engine.run("rebuild", "--order", order) == f"{order} is mended, at version 6: venue\n"
-    assert "going on with an interrupted one\nit equals the live table" in engine.run("rebuild")
+    assert "going on where an earlier one was\nit equals the live table" in engine.run("rebuild")
     assert contents(engine.database_url) == right
 
 
@@ -123,6 +133,31 @@ def test_an_interrupted_rebuild_is_gone_on_with(engine: Engine) -> None:
     *_, result = lines(engine.run("rebuild", "--json"))
     assert (result["resumed"], result["swapped"], result["compared"]["rows"]) == (True, True, 0)
     assert contents(engine.database_url) == before
+
+
+def test_a_rebuild_that_was_killed_is_gone_on_with(engine: Engine) -> None:
+    before = contents(engine.database_url)
+    command = [sys.executable, "-m", "app.cli.main", "rebuild", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with psycopg.connect(driver_url(engine.database_url)) as reader:
+        # Nothing is swapped while somebody reads.
+        reader.execute("SELECT count(*) FROM orders")
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        until(lambda: execute(engine.database_url, "SELECT 1 FROM rebuilds WHERE state = 'following'") != [])
+        process.kill()
+        process.wait(WAIT_SECONDS)
+    held = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'ordertape cli' AND datname = current_database()"
+    until(lambda: execute(engine.database_url, held) == [])
+    *_, result = lines(engine.run("rebuild", "--json"))
+    assert (result["resumed"], result["swapped"], result["events"]) == (True, True, EVENTS)
+    assert contents(engine.database_url) == before
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_old_table_is_kept_brought_back_and_dropped(engine: Engine) -> None:
@@ -179,8 +214,8 @@ def test_one_order_is_folded_anew_in_place(engine: Engine) -> None:
         (["--from", "tape"], "'tape' is not one of"),
     ],
 )
-def test_a_command_that_makes_no_sense_is_refused(engine: Engine, command: list[str], says: str) -> None:
-    assert says in engine.run("rebuild", *command, status=2)
+def test_a_command_that_makes_no_sense_is_refused(bare: Engine, command: list[str], says: str) -> None:
+    assert says in bare.run("rebuild", *command, status=2)
 
 
 def test_what_stands_in_the_way_is_named(engine: Engine) -> None:
@@ -193,14 +228,13 @@ def test_what_stands_in_the_way_is_named(engine: Engine) -> None:
     assert "ordertape rebuild order_events" in refused["reason"]
 
 
-def test_without_postgresql_nothing_is_rebuilt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    assert "PostgreSQL cannot be used" in engine.run("rebuild", status=2)
+def test_without_postgresql_nothing_is_rebuilt(bare: Engine) -> None:
+    assert "PostgreSQL cannot be used" in bare.run("rebuild", status=2)
 
 
 @pytest.mark.parametrize("command", ["", *PROJECTIONS, "rollback", "drop"])
-def test_every_command_has_help(engine: Engine, command: str) -> None:
-    assert len(engine.run("rebuild", *command.split(), "--help").splitlines()) > 4
+def test_every_command_has_help(bare: Engine, command: str) -> None:
+    assert len(bare.run("rebuild", *command.split(), "--help").splitlines()) > 4
 
 
 def _damage(engine: Engine) -> str:

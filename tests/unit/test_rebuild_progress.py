@@ -1,6 +1,8 @@
 """What is told of a rebuild's progress: speed, time left, and how often."""
 
-from app.cli.projections.progress import Lines, Meter, Step, speed_text
+import pytest
+
+from app.cli.projections.progress import Lines, Meter, Step, reporting, speed_text
 from projections.rebuild.building import Progress
 
 
@@ -35,3 +37,17 @@ def test_lines_are_written_at_most_every_half_second() -> None:
         watch.seconds = number / 50
         lines.report(at(number))
     assert [step.events for step in written] == [0, 25, 50, 75, 100]
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for terminal in ("0", "1"):
+        monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+        monkeypatch.setenv("COLUMNS", "120")
+        with reporting(as_json=False) as report:
+            report(at(600))
+            report(at(800))
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert ("800/1000" in told.err) == (terminal == "1")

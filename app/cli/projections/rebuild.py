@@ -236,7 +236,7 @@ def show(out: Console, rebuilt: Rebuilt, wanted: Wanted) -> None:
     if compared is not None:
         show_differences(out, compared.samples)
     work = f"{rebuilt.orders} orders from {rebuilt.events} events in {rebuilt.seconds:.2f} s"
-    resumed = ", going on with an interrupted one" if rebuilt.resumed else ""
+    resumed = ", going on where an earlier one was" if rebuilt.resumed else ""
     out.print(f"{'rebuilt' if rebuilt.swapped else 'folded'} {name}: {work}{resumed}")
     if compared is None:
         out.print(f"{name} was not projected yet: there was nothing to compare with")
