@@ -15,7 +15,7 @@ from projections.projector.leases import Leases
 from tests.builders import stream_id
 from tests.conftest import appends, contents, execute, interleaved, market_life
 from tests.integration.projected import NOWHERE, Engine, engine_here
-from tests.integration.test_quarantine import poisoned
+from tests.poison import poisoned
 
 ORDER = stream_id("owner-3")
 OTHER = stream_id("owner-4")

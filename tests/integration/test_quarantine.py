@@ -1,17 +1,15 @@
 """An event that cannot be applied: its order stands still, its later events wait in order, everything else goes on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
-from eventstore.canonical import seal
 from eventstore.ids import event_id
 from eventstore.memory import MemoryEventStore
-from eventstore.store import Append, StoredCommit
+from eventstore.store import StoredCommit
 from projections import parking
 from projections.archive import events as archive
 from projections.errors import NotParkedError, SkipError
@@ -33,28 +31,9 @@ from tests.conftest import (
     second,
     total,
 )
+from tests.poison import POISON, poisoned
 
 GOOD = interleaved(seed=31, orders=12)
-
-
-def poisoned(commits: Sequence[Append], version: int, change: dict[str, Any]) -> list[Append]:
-    """``commits`` of one order with the event at ``version`` changed, and chained anew."""
-
-    head, found, number = "", [], 0
-    for commit in commits:
-        events = []
-        expected = (number, head)
-        for event in commit.events:
-            number += 1
-            frame: dict[str, Any] = msgspec.json.decode(event.data)
-            for name in ("prev", "hash"):
-                frame["meta"].pop(name)
-            if number == version:
-                frame.update(change)
-            events.append(seal({name: value for name, value in frame.items() if value is not None}, head))
-            head = events[-1].hash
-        found.append(replace(commit, expected_version=expected[0], expected_hash=expected[1], events=tuple(events)))
-    return found
 
 
 def parked(url: str) -> list[tuple[object, ...]]:
@@ -80,24 +59,6 @@ def on_database(url: str, act: Callable[[Any], Awaitable[Any]]) -> Any:
             return await act(engine)
 
     return asyncio.run(scenario())
-
-
-POISON = [
-    (2, {"attempt": None}, "AttemptStarted lacks attempt"),
-    (
-        6,
-        {"receipt": {"venue": "raydium", "amountIn": "x", "amountOut": "1", "fee": "0", "networkFee": "0"}},
-        "is not an",
-    ),
-    (3, {"at": "2027-13-45T08:00:01.000000Z"}, "the archive's columns do not take it"),
-    (3, {"at": "yesterday"}, "has no time: 'yesterday'"),
-    (4, {"chosen": {"venue": 7}}, "Expected `str`"),
-    (
-        6,
-        {"receipt": {"venue": "r", "amountIn": "99999999999999999", "amountOut": "1", "fee": "0", "networkFee": "0"}},
-        "PostgreSQL refuses it: ",
-    ),
-]
 
 
 @pytest.mark.parametrize(("version", "change", "reason"), POISON)
