@@ -277,6 +277,8 @@ class Projector:
         async with self._engine.begin() as connection:
             await bound_statements(connection)
             moving = await lock_all(connection, batch.ends)
+            if batch.ends.keys() - moving.found.keys():
+                raise StoreUnavailableError("the database has lost its checkpoints: it is adopted again")
             if lost := await self._leases.lost(connection, batch.ends):
                 return Fenced(lost, {})
             standing = {n: compare(assumed[n], end, moving.found[n]) for n, end in batch.ends.items()}

@@ -37,6 +37,12 @@ _stand: Final = text(
     "INSERT INTO checkpoints (projection, partition, epoch, position, anchor, recorded_at) "
     "SELECT :generation, partition, epoch, position, anchor, recorded_at FROM checkpoints WHERE projection = 'orders'"
 )
+_hand_over: Final = text(
+    "INSERT INTO checkpoints (projection, partition, epoch, position, anchor, recorded_at) "
+    "SELECT :becomes, partition, epoch, position, anchor, recorded_at FROM checkpoints WHERE projection = :generation "
+    "ON CONFLICT (projection, partition) DO UPDATE SET epoch = excluded.epoch, position = excluded.position, "
+    "anchor = excluded.anchor, recorded_at = excluded.recorded_at"
+)
 
 
 class Rebuild(Struct, frozen=True):
@@ -109,11 +115,18 @@ async def drop_checkpoints(connection: AsyncConnection, generation: str) -> None
     await connection.execute(delete(checkpoints).where(checkpoints.c.projection == generation))
 
 
-async def rename_checkpoints(connection: AsyncConnection, generation: str, becomes: str) -> None:
-    """Give the checkpoints of a generation to another."""
-    await drop_checkpoints(connection, becomes)
-    ours = update(checkpoints).where(checkpoints.c.projection == generation)
-    await connection.execute(ours.values(projection=becomes))
+async def hand_over_checkpoints(connection: AsyncConnection, generation: str, becomes: str) -> None:
+    """Give the checkpoints of a generation to another, whose own are updated in place.
+
+    Whoever waits for the lock of a live checkpoint gets the row as it is then; a row in its place would be overlooked.
+    """
+    await connection.execute(_hand_over, {"generation": generation, "becomes": becomes})
+    await drop_checkpoints(connection, generation)
+
+
+async def copy_checkpoints(connection: AsyncConnection, generation: str, becomes: str) -> None:
+    """Give another generation, too, the checkpoints of one."""
+    await connection.execute(_hand_over, {"generation": generation, "becomes": becomes})
 
 
 async def archived_ends(connection: AsyncConnection, positions: Mapping[int, int]) -> dict[int, Checkpoint]:

@@ -27,6 +27,10 @@ SWAP_PAUSE_SECONDS: Final = 1.0
 CHECKPOINT_LOCK_TIMEOUT_MS: Final = 5_000
 TABLE_LOCK_TIMEOUT_MS: Final = 100
 """Readers that arrive while the swap waits for the table wait no longer than this."""
+_constraints: Final = text(
+    "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:table AS regclass) ORDER BY conname"
+)
+_indexes: Final = text("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND tablename = :table")
 
 
 class Terms(Struct, frozen=True):
@@ -131,10 +135,11 @@ async def _exchange(connection: AsyncConnection, projection: Projection, *, keep
         # What was parked has not been told to the table that comes in.
         await forget_told(connection, ORDERS.name, projection.name)
     if keep_old:
-        await _rename(connection, live, old)
+        await rename_table(connection, live, old)
+        await state.copy_checkpoints(connection, live, old)
+        await rename_parked(connection, live, old)
     else:
         await connection.execute(text(f"DROP TABLE {live}"))
-        await state.drop_checkpoints(connection, live)
         await drop_parked(connection, live)
     await _rename(connection, following, live)
     found = await state.read_rebuild(connection, live)
@@ -156,22 +161,21 @@ async def _tell_mended(connection: AsyncConnection, following: str) -> None:
 async def _rename(connection: AsyncConnection, generation: str, becomes: str) -> None:
     """Give a generation another's name: table, checkpoints, parked events."""
     await rename_table(connection, generation, becomes)
-    await state.rename_checkpoints(connection, generation, becomes)
+    await state.hand_over_checkpoints(connection, generation, becomes)
     await rename_parked(connection, generation, becomes)
 
 
 async def rename_table(connection: AsyncConnection, table: str, becomes: str) -> None:
     """Rename a table, with its constraints and indexes, whose names begin with its own."""
     await connection.execute(text(f"ALTER TABLE {table} RENAME TO {becomes}"))
-    parts = {"table": becomes, "ours": f"{table}\\_%"}
-    constraints = "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:table AS regclass) AND conname LIKE :ours"
-    for name in list(await connection.scalars(text(constraints), parts)):
+    constraints = list(await connection.scalars(_constraints, {"table": becomes}))
+    # A constraint takes its index along.
+    indexes = [name for name in await connection.scalars(_indexes, {"table": becomes}) if name not in constraints]
+    for name in constraints:
         new = becomes + name.removeprefix(table)
         await connection.execute(text(f'ALTER TABLE {becomes} RENAME CONSTRAINT "{name}" TO "{new}"'))
-    indexes = "SELECT indexname FROM pg_indexes WHERE tablename = :table AND indexname LIKE :ours"
-    for name in list(await connection.scalars(text(indexes), parts)):
-        new = becomes + name.removeprefix(table)
-        await connection.execute(text(f'ALTER INDEX "{name}" RENAME TO "{new}"'))
+    for name in indexes:
+        await connection.execute(text(f'ALTER INDEX "{name}" RENAME TO "{becomes + name.removeprefix(table)}"'))
 
 
 async def uncontended(

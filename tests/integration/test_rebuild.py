@@ -31,7 +31,7 @@ from projections.projector.runner import Projector
 from projections.rebuild.rebuilding import Rebuilt, Wanted
 from projections.rebuild.rebuilding import rebuild as rebuild_projection
 from projections.rebuild.state import REBUILD_LOCK
-from projections.rebuild.swapping import SWAP_ATTEMPTS_MAX
+from projections.rebuild.swapping import SWAP_ATTEMPTS_MAX, drop, roll_back
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,
@@ -99,6 +99,24 @@ def test_a_rebuilt_table_equals_the_live_one_in_rows_and_in_shape(database_url: 
         assert contents(database_url) == rows
         assert parts_of_orders(database_url) == parts
         assert schema_differences(database_url) == []
+
+
+def test_tables_that_are_swapped_there_and_back_keep_the_names_of_their_parts(database_url: str) -> None:
+    store = filled(interleaved(seed=32, orders=5))
+    project(database_url, store)
+    rows, parts = contents(database_url), parts_of_orders(database_url)
+
+    async def scenario() -> None:
+        async with database(database_url) as engine:
+            await rebuild_projection(engine, ORDERS, Wanted(keep_old=True))
+            for _ in range(2):
+                await roll_back(engine, ORDERS)
+                assert parts_of_orders(database_url) == parts
+            await drop(engine, ORDERS)
+
+    asyncio.run(scenario())
+    assert contents(database_url) == rows
+    assert schema_differences(database_url) == []
 
 
 def test_a_rebuild_repairs_rows_and_the_projector_goes_on(database_url: str) -> None:
