@@ -145,6 +145,17 @@ class NoRebuildError(ProjectionError):
         self.projection = projection
 
 
+class OldShapeError(ProjectionError):
+    """The old table has the columns of an earlier schema, which this code does not write. Drop it."""
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(
+            f"the old table of {projection} has the columns of an earlier schema: bring it back with the code of then, "
+            f"or remove it with `ordertape rebuild drop {projection}`"
+        )
+        self.projection = projection
+
+
 class ArchiveIncompleteError(ProjectionError):
     """The archive lacks events, so nothing can be built from it. Complete it from Redis first; nothing was changed."""
 

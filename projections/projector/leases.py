@@ -128,7 +128,7 @@ class Leases:
         async with reading(self._engine) as connection:
             await connection.execute(_say, {"partition": partition, "name": self.name, "problem": problem})
         if problem is None:
-            self._problems.pop(partition)
+            self._problems.pop(partition, None)
         else:
             self._problems[partition] = problem
 

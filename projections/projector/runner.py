@@ -10,7 +10,13 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from eventstore.errors import ForkError, PositionMissingError, StoreUnavailableError, TruncatedError
+from eventstore.errors import (
+    ForkError,
+    PartitionForkedError,
+    PositionMissingError,
+    StoreUnavailableError,
+    TruncatedError,
+)
 from eventstore.ids import event_id
 from eventstore.store import EventStore, StoredCommit
 from projections.archive.epochs import fences
@@ -41,7 +47,7 @@ IN_VAIN_MAX: Final = 3
 RETRY_SECONDS_MIN: Final = 0.1
 RETRY_SECONDS_MAX: Final = 5.0
 
-STANDSTILLS: Final = (ForkError, TruncatedError, PositionMissingError, ArchiveConflictError)
+STANDSTILLS: Final = (ForkError, PartitionForkedError, TruncatedError, PositionMissingError, ArchiveConflictError)
 """Why one partition cannot be followed, while the others can."""
 
 Reach = Callable[[str, Batch], None]
@@ -172,14 +178,14 @@ class Projector:
                 if self._leases.held.keys() - before:
                     async with reading(self._engine) as connection:
                         checkpoints = await read_checkpoints(connection)
-            ours = {n: at for n, at in checkpoints.items() if n in self._leases.held and not self._is_aside(n)}
+            await self._look_again(checkpoints)
+            ours = {n: at for n, at in checkpoints.items() if n in self._leases.held and n not in self._aside}
             commits: Sequence[StoredCommit] = ()
             try:
                 if ours:
                     commits = await self._read(ours, WAIT_SECONDS)
                 if commits:
                     await self._advance(commits, checkpoints)
-                await self._tell_recovered(ours)
             except STANDSTILLS as error:
                 await self._set_aside(error)
             self._retry_seconds = RETRY_SECONDS_MIN
@@ -191,9 +197,6 @@ class Projector:
     async def _read(self, after: Checkpoints, wait_seconds: float) -> Sequence[StoredCommit]:
         return await self._store.read_log({n: at.end for n, at in after.items()}, self._limit, wait_seconds)
 
-    def _is_aside(self, partition: int) -> bool:
-        return self._aside.get(partition, 0) > asyncio.get_running_loop().time()
-
     async def _set_aside(self, error: Exception) -> None:
         """Leave a partition out for a while; the others go on."""
         assert isinstance(error, STANDSTILLS)
@@ -204,11 +207,21 @@ class Projector:
         self._aside[error.partition] = asyncio.get_running_loop().time() + ASIDE_SECONDS
         await self._leases.tell(error.partition, f"{type(error).__name__}: {error}")
 
-    async def _tell_recovered(self, partitions: Mapping[int, object]) -> None:
-        for partition in [number for number in self._aside if number in partitions]:
-            log.info("partition_goes_on", extra={"partition": partition})
-            await self._leases.tell(partition, None)
-            del self._aside[partition]
+    async def _look_again(self, checkpoints: Checkpoints) -> None:
+        """Take partitions that were left out long enough back in, if their logs can be followed now."""
+        now = asyncio.get_running_loop().time()
+        for partition in [number for number, until in self._aside.items() if until <= now]:
+            if partition not in self._leases.held:
+                del self._aside[partition]
+                continue
+            try:
+                await self._read({partition: checkpoints[partition]}, 0)
+            except STANDSTILLS as error:
+                await self._set_aside(error)
+            else:
+                del self._aside[partition]
+                log.info("partition_goes_on", extra={"partition": partition})
+                await self._leases.tell(partition, None)
 
     async def _advance(self, commits: Sequence[StoredCommit], checkpoints: dict[int, Checkpoint]) -> int:
         """Project ``commits``, bring ``checkpoints`` up to date, and return the number of events projected."""

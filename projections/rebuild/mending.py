@@ -17,6 +17,7 @@ from projections.models.orders import read_orders
 from projections.models.projection import Step
 from projections.models.registry import OTHERS
 from projections.projector.writing import WANTED, bound_statements, move_along
+from projections.rebuild import state
 from projections.rebuild.histories import Bounds, entries_of, follow_life
 
 _delete: Final = text("DELETE FROM orders WHERE id = :order_id")
@@ -43,6 +44,7 @@ async def repair(engine: AsyncEngine, order_id: str) -> Mended:
     Raises:
         BadIdError: not an order id.
         OrderUnknownError: neither the archive nor the read model has the order.
+        RebuildRunningError: a rebuild runs, which would not know of it. Wait for its end.
     """
     async with engine.begin() as connection:
         return await _fold_anew(connection, order_id)
@@ -102,6 +104,7 @@ async def _require_parked(connection: AsyncConnection, order_id: str) -> int:
 async def _fold_anew(connection: AsyncConnection, order_id: str) -> Mended:
     partition = partition_in(order_id)
     await bound_statements(connection)
+    await state.keep_rebuilds_out(connection)
     places = await lock_projections(connection, [ORDERS.name, *OTHERS], [partition])
     upto = {number: at.position for number, at in places[ORDERS.name].items()}
     skips = await parking.read_skips(connection, [order_id])

@@ -74,6 +74,18 @@ async def only_one(engine: AsyncEngine) -> AsyncIterator[None]:
             await connection.execute(select(func.pg_advisory_unlock(REBUILD_LOCK)))
 
 
+async def keep_rebuilds_out(connection: AsyncConnection) -> None:
+    """Let no rebuild run until the transaction ends, and one that was interrupted begin anew.
+
+    Raises:
+        RebuildRunningError: one is running.
+    """
+    if not await connection.scalar(select(func.pg_try_advisory_xact_lock_shared(REBUILD_LOCK))):
+        raise RebuildRunningError
+    unfinished = update(rebuilds).where(_columns.state != "kept", _columns.projection != "order_events")
+    await connection.execute(unfinished.values(code=""))
+
+
 async def read_rebuild(connection: AsyncConnection, projection: str) -> Rebuild | None:
     """Return the rebuild of a projection; None where there is none."""
     return {rebuild.projection: rebuild for rebuild in await read_rebuilds(connection)}.get(projection)

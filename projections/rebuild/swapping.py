@@ -12,10 +12,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections.checkpoints import lock_projections
-from projections.errors import NoRebuildError, RebuildBlockedError, RebuildRefusedError
+from projections.errors import NoRebuildError, OldShapeError, RebuildBlockedError, RebuildRefusedError
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.projection import Key, Projection
-from projections.models.registry import NEXT, OLD, OTHERS
+from projections.models.registry import NEXT, OLD, OTHERS, table_of
 from projections.parking import drop_parked, forget_told, inherit_told, parked_versions, rename_parked
 from projections.rebuild import state
 from projections.rebuild.building import FOLLOW_EVENTS_MAX, Builder, discard
@@ -31,6 +31,9 @@ _constraints: Final = text(
     "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:table AS regclass) ORDER BY conname"
 )
 _indexes: Final = text("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND tablename = :table")
+_names: Final = text(
+    "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = :table"
+)
 
 
 class Terms(Struct, frozen=True):
@@ -79,6 +82,7 @@ async def roll_back(
 
     Raises:
         NoRebuildError: no old table is kept.
+        OldShapeError: it has the columns of an earlier schema.
         RebuildRunningError, RebuildBlockedError: see :func:`swap`.
     """
     async with state.only_one(engine):
@@ -86,6 +90,8 @@ async def roll_back(
             found = await state.read_rebuild(connection, projection.name)
             if found is None or found.state != "kept":
                 raise NoRebuildError(projection.name)
+            if set(await connection.scalars(_names, {"table": projection.name + OLD})) != _columns_of(projection):
+                raise OldShapeError(projection.name)
         builder = Builder(engine, projection, generation=OLD)
         await catch_up(engine, builder)
 
@@ -176,6 +182,10 @@ async def rename_table(connection: AsyncConnection, table: str, becomes: str) ->
         await connection.execute(text(f'ALTER TABLE {becomes} RENAME CONSTRAINT "{name}" TO "{new}"'))
     for name in indexes:
         await connection.execute(text(f'ALTER INDEX "{name}" RENAME TO "{becomes + name.removeprefix(table)}"'))
+
+
+def _columns_of(projection: Projection) -> set[str]:
+    return {column.name for column in table_of(projection).columns}
 
 
 async def uncontended(

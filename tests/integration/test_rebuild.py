@@ -20,6 +20,7 @@ from projections.diff import Finding, diff
 from projections.errors import (
     ArchiveIncompleteError,
     EncodingError,
+    OldShapeError,
     OrderUnknownError,
     RebuildBlockedError,
     RebuildRefusedError,
@@ -28,6 +29,8 @@ from projections.errors import (
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.registry import METADATA
 from projections.projector.runner import Projector
+from projections.rebuild import state
+from projections.rebuild.mending import repair
 from projections.rebuild.rebuilding import Rebuilt, Wanted
 from projections.rebuild.rebuilding import rebuild as rebuild_projection
 from projections.rebuild.state import REBUILD_LOCK
@@ -117,6 +120,47 @@ def test_tables_that_are_swapped_there_and_back_keep_the_names_of_their_parts(da
     asyncio.run(scenario())
     assert contents(database_url) == rows
     assert schema_differences(database_url) == []
+
+
+def test_an_old_table_with_the_columns_of_an_earlier_schema_is_not_brought_back(database_url: str) -> None:
+    project(database_url, filled(interleaved(seed=33, orders=3)))
+    rows = contents(database_url)
+
+    async def scenario() -> None:
+        async with database(database_url) as engine:
+            await rebuild_projection(engine, ORDERS, Wanted(keep_old=True))
+            execute(database_url, "ALTER TABLE orders_old DROP COLUMN venue")
+            with pytest.raises(OldShapeError, match="rebuild drop orders"):
+                await roll_back(engine, ORDERS)
+
+    asyncio.run(scenario())
+    assert contents(database_url) == rows
+
+
+def test_no_row_is_mended_while_a_rebuild_runs_and_one_that_was_interrupted_begins_anew(database_url: str) -> None:
+    order = stream_id()
+    project(database_url, filled(appends(order, market_life())))
+    mended: list[str] = []
+
+    class Interruption(Exception):
+        pass
+
+    def reach(point: str) -> None:
+        if point == "caught_up":
+            raise Interruption
+
+    async def scenario() -> None:
+        async with database(database_url) as engine, state.only_one(engine):
+            with pytest.raises(RebuildRunningError):
+                await repair(engine, order)
+        async with database(database_url) as engine:
+            with pytest.raises(Interruption):
+                await rebuild_projection(engine, ORDERS, reach=reach)
+            mended.append((await repair(engine, order)).outcome)
+            assert not (await rebuild_projection(engine, ORDERS)).resumed
+
+    asyncio.run(scenario())
+    assert mended == ["unchanged"]
 
 
 def test_a_rebuild_repairs_rows_and_the_projector_goes_on(database_url: str) -> None:
