@@ -7,12 +7,10 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.ids import partition_in
-from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from projections import queries
@@ -21,7 +19,6 @@ from projections.errors import (
     ArchiveIncompleteError,
     EncodingError,
     OldShapeError,
-    OrderUnknownError,
     RebuildBlockedError,
     RebuildRefusedError,
     RebuildRunningError,
@@ -38,7 +35,6 @@ from projections.rebuild.swapping import SWAP_ATTEMPTS_MAX, drop, roll_back
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,
-    accepted,
     append_all,
     appends,
     caught_up,
@@ -48,7 +44,6 @@ from tests.conftest import (
     differences,
     driver_url,
     execute,
-    failed_life,
     fill,
     filled,
     interleaved,
@@ -354,96 +349,6 @@ def test_the_log_of_a_real_server_is_projected_rebuilt_and_compared(database_url
             await store.close()
 
     assert asyncio.run(scenario()) == (sum(len(commit.events) for commit in commits), [])
-
-
-@pytest.mark.parametrize(
-    ("damage", "field", "expected", "found"),
-    [
-        ("UPDATE orders SET status = 'failed'", "status", "confirmed", "failed"),
-        ("UPDATE orders SET amount_out = NULL", "amount_out", "301250000", ""),
-        ("UPDATE orders SET amount = 1.49", "amount", "1.5", "1.49"),
-        ("UPDATE orders SET limit_price = 163.4", "limit_price", "163.5", "163.4"),
-        ("UPDATE orders SET time_in_force = NULL", "time_in_force", "IOC", ""),
-        ("UPDATE orders SET expire_at = NULL", "expire_at", "2027-01-15T09:00:00.000000Z", ""),
-        ("UPDATE orders SET created_at = '2026-01-01'", "created_at", None, "2026-01-01T00:00:00.000000Z"),
-        ("DELETE FROM orders", "row", "version 6", ""),
-        ("DELETE FROM order_events WHERE version = 6", "events/6", None, ""),
-        ("UPDATE order_events SET hash = 'other' WHERE version = 2", "events/2/hash", None, "other"),
-        ("UPDATE order_events SET payload = payload - 'side' WHERE version = 1", "events/1/payload", None, None),
-        (
-            "UPDATE order_events SET payload = payload || '{\"n\": 1.5}' WHERE version = 4",
-            "events/4/payload",
-            None,
-            None,
-        ),
-        ("UPDATE order_events SET position = 99 WHERE version = 6", "events/6/position", "6", "99"),
-    ],
-)
-def test_a_difference_between_the_copies_is_found(
-    database_url: str, damage: str, field: str, expected: str | None, found: str | None
-) -> None:
-    order = stream_id()
-    terms = {"limit_price": "163.50", "time_in_force": "IOC", "expire_at": "2027-01-15T09:00:00.000000Z"}
-    first = replace(accepted(), order_type="limit", **terms)
-    store = filled(appends(order, [[first], *market_life()[1:]]))
-    project(database_url, store)
-    execute(database_url, damage)
-    (finding,) = differences(database_url, store)
-    assert (finding.order_id, finding.field) == (order, field)
-    assert finding.expected == expected if expected is not None else finding.expected
-    assert finding.found == found if found is not None else finding.found
-
-
-def test_what_only_the_database_knows_is_a_difference(database_url: str) -> None:
-    order = stream_id()
-    project(database_url, filled(appends(order, [[accepted()]])))
-    assert [(finding.field, finding.expected) for finding in differences(database_url, filled([]))] == [
-        ("row", ""),
-        ("events/1", ""),
-    ]
-
-
-def test_what_is_not_projected_yet_is_no_difference(database_url: str) -> None:
-    commits = appends(stream_id(), market_life())
-    store = filled(commits[:3])
-    project(database_url, store)
-    assert differences(database_url, fill(store, commits[3:])) == []
-
-
-def test_orders_are_listed_newest_first_in_pages_that_stay_in_place(database_url: str) -> None:
-    ids = [stream_id(number=1000 + number) for number in range(7)]
-    moments = [1, 2, 3, 3, 3, 4, 5]
-    lives = [market_life() if number % 2 else failed_life() for number in range(7)]
-    store = filled(
-        commit
-        for order, moment, life, client in zip(ids, moments, lives, "abababa", strict=True)
-        for commit in appends(order, life, client=client, start_us=moment * 1_000_000)
-    )
-    project(database_url, store)
-
-    async def scenario() -> None:
-        async with database(database_url) as engine:
-            first = [row.id for row in await queries.list_orders(engine, limit=3)]
-            await _project_one_more(store, engine)
-            second = [row.id for row in await queries.list_orders(engine, limit=3, before=first[-1])]
-            third = [row.id for row in await queries.list_orders(engine, limit=3, before=second[-1])]
-            assert first + second + third == ids[::-1]
-            of_client = await queries.list_orders(engine, limit=10, client_id="b", status="confirmed")
-            assert [row.id for row in of_client] == [ids[5], ids[3], ids[1]]
-            assert await queries.count_by_status(engine) == {"confirmed": 3, "failed": 4, "pending": 1}
-            assert await queries.get_order(engine, stream_id()) is None
-            with pytest.raises(OrderUnknownError):
-                await queries.list_orders(engine, limit=3, before=stream_id())
-            for limit in (0, 1001):
-                with pytest.raises(ValueError, match="limit must be 1 to 1000"):
-                    await queries.list_orders(engine, limit=limit)
-
-    asyncio.run(scenario())
-
-
-async def _project_one_more(store: MemoryEventStore, engine: AsyncEngine) -> None:
-    await append_all(store, appends(stream_id(), [[accepted()]], start_us=9_000_000))
-    await Projector(store, engine).project_available()
 
 
 def test_a_database_that_is_not_utf8_is_refused(postgres_url: str) -> None:
