@@ -16,6 +16,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import HealthRoutes
+from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
@@ -56,6 +57,7 @@ def create_application(services: Services) -> Starlette:
     ring = Ring(frames_max=services.ring_frames_max, characters_max=services.ring_characters_max)
     tailer = Tailer(services.store, ring, services.clock)
     intake = Intake(services.streams, services.store, services.orders)
+    freshness = Freshness(services.store, services.database, services.clock)
     sessions = Sessions(store=services.store, intake=intake, ring=ring, clock=services.clock, limits=services.sockets)
     health = HealthRoutes(
         store=services.store,
@@ -74,12 +76,13 @@ def create_application(services: Services) -> Starlette:
             yield
             following.cancel()
         await intake.close()
+        await freshness.close()
 
     application = Starlette(
         routes=[
             WebSocketRoute(WEBSOCKET_PATH, sessions.endpoint),
             WebSocketRoute(EXECUTE_PATH, sessions.endpoint),
-            *OrderRoutes(intake, services.store, services.database, services.clock).routes(),
+            *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],

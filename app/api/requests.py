@@ -3,8 +3,10 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal, NoReturn, cast
+
+from starlette.requests import Request
 
 from app.api.problems import FieldError, ProblemError
 
@@ -71,6 +73,65 @@ def read_header_key(values: list[str]) -> str | None:
         message = f"the header Idempotency-Key must be given once, with 1 to {KEY_CHARACTERS_MAX} printable characters"
         raise ProblemError("invalid_order", message, [FieldError("", message)])
     return text
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        ProblemError: ``body_too_large``.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise ProblemError("body_too_large", f"a body has at most {BODY_BYTES_MAX} bytes")
+    return bytes(body)
+
+
+def read_query(request: Request, accepted: Collection[str]) -> Mapping[str, str]:
+    """Return a request's query parameters, each of which is accepted and given once.
+
+    Raises:
+        ProblemError: ``invalid_query``, here and below.
+    """
+    given = request.query_params
+    for name, _ in given.multi_items():
+        if name not in accepted:
+            raise invalid_parameter(name, f"is not a parameter here; accepted are {', '.join(accepted)}")
+        if len(given.getlist(name)) > 1:
+            raise invalid_parameter(name, "must be given once")
+    return given
+
+
+def read_limit(query: Mapping[str, str], default: int, most: int) -> int:
+    """Return the parameter ``limit``: how much is wanted at most."""
+    text = query.get("limit", str(default))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise invalid_parameter("limit", f"must be a whole number from 1 to {most}")
+    return int(text[:9])
+
+
+def read_choice(query: Mapping[str, str], name: str, choices: Collection[str]) -> str | None:
+    """Return a parameter that is one of ``choices``; None when it is absent."""
+    value = query.get(name)
+    if value is not None and value not in choices:
+        raise invalid_parameter(name, f"must be one of {', '.join(choices)}")
+    return value
+
+
+def read_client(query: Mapping[str, str]) -> str | None:
+    """Return the parameter ``clientId``; None when it is absent."""
+    client = query.get("clientId")
+    if client is not None and not is_printable(client, CLIENT_CHARACTERS_MAX):
+        raise invalid_parameter("clientId", f"must be 1 to {CLIENT_CHARACTERS_MAX} printable characters")
+    return client
+
+
+def invalid_parameter(name: str, message: str) -> ProblemError:
+    """Return the refusal of a query because of one parameter; ``message`` says what it accepts."""
+    shown = name[:64].encode("ascii", "backslashreplace").decode()
+    return ProblemError("invalid_query", f"{shown} {message}", [FieldError(f"/{shown}", message)])
 
 
 class Form:

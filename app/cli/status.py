@@ -16,7 +16,7 @@ from app.cli.projections.status import trouble_lines
 from projections.checkpoints import read_checkpoints
 from projections.database import reading
 from projections.projector.standing import Trouble, read_trouble
-from projections.queries import count_by_status
+from projections.queries.orders import count_by_status
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:

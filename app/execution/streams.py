@@ -21,11 +21,22 @@ from app.orders.obligations import KINDS, Owed, Watching, obligations
 from app.orders.state import Absent, State, Terminal
 from app.orders.times import format_time, parse_time
 from eventstore.canonical import SealedEvent, seal
-from eventstore.errors import OutcomeUnknownError, WrongVersionError
+from eventstore.errors import OutcomeUnknownError, StoreUnavailableError, WrongVersionError
 from eventstore.hot import Duties
-from eventstore.ids import ENTROPY_BYTES, new_stream_id, new_ulid
+from eventstore.ids import ENTROPY_BYTES, Cursor, new_stream_id, new_ulid
 from eventstore.levels import Level
-from eventstore.store import Append, AppendResult, EventStore, Existing, IdempotencyKey, IndexEntry, StoredEvent, Task
+from eventstore.store import (
+    Append,
+    Appended,
+    AppendResult,
+    Duplicate,
+    EventStore,
+    Existing,
+    IdempotencyKey,
+    IndexEntry,
+    StoredEvent,
+    Task,
+)
 
 TIMERS: Final = "due"
 CLOSED: Final = "closed"
@@ -58,6 +69,8 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
     order: OrderHead
     finished: bool
+    cursor: Cursor | None = None
+    """Of the last event that it caused; None: it caused none."""
 
 
 class CancelAnswer(Struct, frozen=True, kw_only=True):
@@ -65,6 +78,8 @@ class CancelAnswer(Struct, frozen=True, kw_only=True):
 
     order: OrderHead
     changed: bool
+    cursor: Cursor | None
+    """Of the last event that this request caused."""
 
 
 class Placed(Struct, frozen=True, kw_only=True):
@@ -73,6 +88,8 @@ class Placed(Struct, frozen=True, kw_only=True):
     order_id: str
     repeated: bool
     level: Level
+    cursor: Cursor | None
+    """Of the event that accepted it; None: a repeated one whose stream cannot be read now."""
 
 
 class OrderStreams:
@@ -126,8 +143,9 @@ class OrderStreams:
         result = await self._append(replace(commit, idempotency=key, lane=client or "", queue_max=self._queue_max))
         self._reach("K2", order_id)
         if isinstance(result, Existing):
-            return Placed(order_id=result.stream, repeated=True, level=result.level)
-        return Placed(order_id=order_id, repeated=False, level=result.level)
+            first = await self._first(result.stream)
+            return Placed(order_id=result.stream, repeated=True, level=result.level, cursor=first)
+        return Placed(order_id=order_id, repeated=False, level=result.level, cursor=_cursor(result, commit))
 
     async def load(self, order_id: str) -> OrderHead:
         """Return the order's head; version 0 and state Absent for an unknown order.
@@ -163,8 +181,9 @@ class OrderStreams:
         if not events:
             return Recorded(order=order, finished=False)
         commit, after = self._commit(order, events, task)
-        await self._append(replace(commit, level=level))
-        return Recorded(order=after, finished=commit.finish_task is not None)
+        result = await self._append(replace(commit, level=level))
+        cursor = None if isinstance(result, Existing) else _cursor(result, commit)
+        return Recorded(order=after, finished=commit.finish_task is not None, cursor=cursor)
 
     async def cancel(self, order_id: str, by: str) -> CancelAnswer:
         """End an order, or ask for it while a swap may be on its way; version 0 for an unknown order.
@@ -182,7 +201,8 @@ class OrderStreams:
                 if tries_left == 0:
                     raise
             else:
-                return CancelAnswer(order=recorded.order, changed=recorded.order.version > order.version)
+                changed = recorded.order.version > order.version
+                return CancelAnswer(order=recorded.order, changed=changed, cursor=recorded.cursor)
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def confirm(self, order: OrderHead, level: Level) -> None:
@@ -254,6 +274,17 @@ class OrderStreams:
                     raise
                 await self._clock.sleep(APPEND_RETRY_SECONDS)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _first(self, order_id: str) -> Cursor | None:
+        try:
+            events = await self._store.read_stream(order_id, 0, 1)
+        except StoreUnavailableError:
+            return None
+        return events[0].cursor if events else None
+
+
+def _cursor(result: Appended | Duplicate, commit: Append) -> Cursor:
+    return Cursor(result.epoch, result.position, commit.events[-1].hash[:8])
 
 
 class _Owed(Struct, frozen=True):

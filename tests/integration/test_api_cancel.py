@@ -102,11 +102,14 @@ def test_every_state_has_its_answer_over_http() -> None:
                 continue
             expected = ("cancelled", "FAILED") if isinstance(state, Unsent) else ("cancel_pending", "PROCESSING")
             assert response.status_code == (200 if isinstance(state, Unsent) else 202)
+            events = (await api.http.get(f"/api/orders/{order_id}/events")).json()["events"]
+            caused = {} if isinstance(state, CancelPending) else {"cursor": events[-1]["cursor"]}
             assert response.json() == {
                 "orderId": order_id,
                 "status": expected[0],
                 "phase": expected[1],
                 "seq": len(after),
+                **caused,
             }
             assert after == (before if isinstance(state, CancelPending) else [*before, expected[0]])
             assert (await api.http.get(f"/api/orders/{order_id}")).json()["status"] == expected[0]
@@ -125,8 +128,10 @@ def test_a_repeated_request_changes_nothing() -> None:
         assert (await ask_by_delete(api, resting)).status_code == 200
         assert problem(await ask_by_delete(api, resting), 409, "order_ended")["orderStatus"] == "cancelled"
         assert (await event_names(api, resting)).count("cancelled") == 1
-        answers = [(await ask_by_post(api, submitted)).json() for _ in range(3)]
-        assert answers[0] == answers[1] == answers[2]
+        first, *others = [(await ask_by_post(api, submitted)).json() for _ in range(3)]
+        # The first one caused an event, whose cursor it names.
+        assert "cursor" in first
+        assert [{**other, "cursor": first["cursor"]} for other in others] == [first, first]
         assert (await event_names(api, submitted)).count("cancel_pending") == 1
 
     on_desk(scenario)

@@ -19,6 +19,7 @@ def test_an_order_is_accepted_listed_and_told_from_start_to_end(redis_url: str, 
             assert response.status_code == 202
             accepted = response.json()
             order_id = accepted["orderId"]
+            first = (await api.http.get(f"/api/orders/{order_id}/events")).json()["events"][0]
             assert accepted == {
                 "orderId": order_id,
                 "status": "pending",
@@ -26,6 +27,7 @@ def test_an_order_is_accepted_listed_and_told_from_start_to_end(redis_url: str, 
                 "seq": 1,
                 "duplicate": False,
                 "wsUrl": f"/api/orders/ws?orderId={order_id}",
+                "cursor": first["cursor"],
             }
             assert response.headers["location"] == f"/api/orders/{order_id}"
             await live(api.streams, order_id)
@@ -35,7 +37,7 @@ def test_an_order_is_accepted_listed_and_told_from_start_to_end(redis_url: str, 
             shown = (await api.http.get(f"/api/orders/{order_id}")).json()
             listed = (await api.http.get("/api/orders")).json()
             assert [row["orderId"] for row in listed["orders"]] == [other, order_id]
-            assert listed["orders"][1] == shown
+            assert {**listed["orders"][1], "asOf": {"positions": {order_id[-2:]: 6}, "lagMs": 0}} == shown
             assert "next" not in listed
             for query, expected in [
                 ({"limit": "1"}, [other]),
@@ -78,6 +80,7 @@ def test_an_order_is_shown_as_its_stream_has_it_before_it_is_projected() -> None
             "fee": "3.75",
             "networkFee": "0.000005",
             "seq": 6,
+            "asOf": {"positions": {order_id[-2:]: 6}, "lagMs": 0},
         }
 
     on_memory(scenario)

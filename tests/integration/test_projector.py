@@ -21,7 +21,7 @@ from projections.errors import (
     ReadModelMismatchError,
 )
 from projections.projector.runner import GATHER_SECONDS, RETRY_SECONDS_MIN, Projector
-from projections.queries import get_order
+from projections.queries.orders import get_order
 from tests.builders import stream_id
 from tests.clocks import START_US, StepClock
 from tests.conftest import (

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.memory import MemoryEventStore
-from projections import queries
 from projections.errors import OrderUnknownError
 from projections.projector.runner import Projector
+from projections.queries import orders as queries
 from tests.builders import stream_id
 from tests.conftest import accepted, append_all, appends, database, failed_life, filled, market_life, project
 

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from eventstore.ids import partition_in
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
-from projections import queries
 from projections.diff import Finding, diff
 from projections.errors import (
     ArchiveIncompleteError,
@@ -26,6 +25,7 @@ from projections.errors import (
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.registry import METADATA
 from projections.projector.runner import Projector
+from projections.queries import orders as queries
 from projections.rebuild import state
 from projections.rebuild.mending import repair
 from projections.rebuild.rebuilding import Rebuilt, Wanted

@@ -12,7 +12,7 @@ from app.execution.streams import CancelAnswer, OrderStreams, Placed
 from app.orders.lifecycle import Status
 from app.orders.state import Cancelled, CancelPending, Confirmed, Expired, Failed, Rejected
 from eventstore.errors import EventStoreError
-from eventstore.ids import partition_of
+from eventstore.ids import Cursor, partition_of
 from eventstore.store import EventStore
 
 CLOSE_SECONDS: Final = 5
@@ -47,6 +47,8 @@ class Cancel(Struct, frozen=True, kw_only=True):
     status: Status
     """``cancelled``, or ``cancel_pending`` while a swap may be on its way."""
     seq: int
+    cursor: Cursor | None
+    """Of the last event that the request caused; None: it caused none."""
 
 
 class Intake:
@@ -121,7 +123,7 @@ def _cancel(order_id: str, answer: CancelAnswer) -> Cancel:
     if order.version == 0:
         raise ProblemError("not_found", f"there is no order {order_id}")
     if isinstance(order.state, CancelPending):
-        return Cancel(order_id=order_id, status="cancel_pending", seq=order.version)
+        return Cancel(order_id=order_id, status="cancel_pending", seq=order.version, cursor=answer.cursor)
     status = _ENDS[type(order.state)]
     if not answer.changed:
         raise ProblemError(
@@ -130,4 +132,4 @@ def _cancel(order_id: str, answer: CancelAnswer) -> Cancel:
             orderId=order_id,
             orderStatus=status,
         )
-    return Cancel(order_id=order_id, status=status, seq=order.version)
+    return Cancel(order_id=order_id, status=status, seq=order.version, cursor=answer.cursor)

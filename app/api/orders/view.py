@@ -4,6 +4,7 @@ from typing import cast
 
 from msgspec import Struct
 
+from app.api.orders.freshness import AsOf
 from app.orders.lifecycle import Phase, Status, phase
 from app.orders.money import format_units
 from projections.fold.orders import LAMPORTS_DECIMALS, OrderRow
@@ -45,9 +46,15 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     seq: int
     created_at: str
     updated_at: str
+    quality: str | None = None
+    """Absent while the row tells all that the order's stream does. ``quarantined``: it stands still before an event that cannot be applied; ``incomplete``: one was passed over."""
+    quality_reason: str | None = None
+    quality_since: str | None = None
+    as_of: AsOf | None = None
+    """Of an order that is shown alone."""
 
 
-def view_of(row: OrderRow) -> OrderView:
+def view_of(row: OrderRow, as_of: AsOf | None = None) -> OrderView:
     """Return what a client sees of ``row``."""
     paid, received = row.base_decimals, row.quote_decimals
     if row.side == "buy":
@@ -80,6 +87,10 @@ def view_of(row: OrderRow) -> OrderView:
         seq=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        quality=None if row.quality == "ok" else row.quality,
+        quality_reason=row.quality_reason,
+        quality_since=row.quality_since,
+        as_of=as_of,
     )
 
 

@@ -13,11 +13,11 @@ from app.cli.connections import Connected
 from app.cli.projections import mended
 from app.cli.projections.answers import EXIT_FINDINGS, Json, console, refuse, run, table, write_json
 from eventstore.ids import partition_in
-from projections import queries
 from projections.archive import events as archive
 from projections.database import reading
 from projections.models.orders import PROJECTION as ORDERS
 from projections.parking import Quarantine, list_quarantined, waiting_versions
+from projections.queries import orders as queries
 from projections.rebuild import mending
 
 parked = typer.Typer(

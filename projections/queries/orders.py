@@ -1,4 +1,4 @@
-"""Reads of the read model, for the API and the command line."""
+"""Reads of the read model of orders."""
 
 from typing import Final
 
