@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Final
 
 import msgspec
@@ -60,7 +60,8 @@ async def read_log(connection: AsyncConnection, partition: int, after: int, limi
     rows = list(await connection.execute(query.where(_columns.position > after).limit(most)))
     if rows and (first := await _commit_start(connection, rows[0])) <= after:
         rows = list(await connection.execute(query.where(_columns.position >= first).limit(most)))
-    commits = list(_commits(partition, rows))
+    # No further than needed: to spell an event canonically again costs more than to read it.
+    commits = list(islice(_commits(partition, rows), limit + 1))
     return commits[: limit if len(rows) < most else min(limit, len(commits) - 1)]
 
 
