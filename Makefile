@@ -38,11 +38,12 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure appends, orders and resting orders per second and restarts, as JSON lines
+bench: $(READY) ## Measure appends, orders, resting orders, projections and rebuilds per second, and restarts
 	@$(BIN)/python -m tests.benchmarks.appends
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 	@$(BIN)/python -m tests.benchmarks.resting
+	@$(BIN)/python -m tests.benchmarks.projections
 
 soak: $(READY) ## Run ORDERS (10,000) by SEED while workers die, then 500,000 and judge whether memory stays flat
 	@$(BIN)/python -m tests.benchmarks.failpoints --orders $(or $(ORDERS),10000) $(if $(SEED),--seed $(SEED))
