@@ -38,12 +38,13 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure appends, orders, resting orders, projections and rebuilds per second, and restarts
+bench: $(READY) ## Measure appends, orders, resting orders, projections and rebuilds per second, restarts, the archive
 	@$(BIN)/python -m tests.benchmarks.appends
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 	@$(BIN)/python -m tests.benchmarks.resting
 	@$(BIN)/python -m tests.benchmarks.projections
+	@$(BIN)/python -m tests.benchmarks.archive
 
 soak: $(READY) ## Run ORDERS (10,000) by SEED while workers die, then 500,000 and judge whether memory stays flat
 	@$(BIN)/python -m tests.benchmarks.failpoints --orders $(or $(ORDERS),10000) $(if $(SEED),--seed $(SEED))
