@@ -27,13 +27,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.embedded import embedded_servers
 from app.telemetry import set_up_logging
 from eventstore.memory import MemoryEventStore
-from projections import queries
 from projections.archive import events
 from projections.archive.lines import copy_events
 from projections.checkpoints import Checkpoint
 from projections.database import create_database_engine, reading
 from projections.projector.batches import batch_of
 from projections.projector.runner import Projector
+from projections.queries import orders as queries
 from projections.schema.migrations import upgrade_schema
 from tests.benchmarks.lives import CLIENTS, PARTITIONS, fill
 from tests.benchmarks.orders import commit, machine

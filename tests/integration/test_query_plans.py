@@ -13,13 +13,13 @@ from msgspec import Struct
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from projections import queries
 from projections.archive import events
 from projections.database import reading
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.volumes import volumes
 from projections.parking import held_orders, waiting_versions
 from projections.projector.standing import read_trouble
+from projections.queries import orders as queries
 from tests.builders import stream_id
 from tests.conftest import appends, database, execute, fill, market_life, memory_store, project
 
