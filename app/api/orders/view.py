@@ -47,7 +47,8 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     created_at: str
     updated_at: str
     quality: str | None = None
-    """Absent while the row tells all that the order's stream does. ``quarantined``: it stands still before an event that cannot be applied; ``incomplete``: one was passed over."""
+    """Absent while the row tells all that the stream does. ``quarantined``: it stands still before an event that cannot
+    be applied; ``incomplete``: one was passed over."""
     quality_reason: str | None = None
     quality_since: str | None = None
     as_of: AsOf | None = None
