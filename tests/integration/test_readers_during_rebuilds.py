@@ -24,6 +24,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.reads = 0
+        self.moved = asyncio.Event()
         self.seqs: dict[str, int] = {}
 
     async def read(self, client: api.Api) -> None:
@@ -36,6 +37,7 @@ class Watch:
         # Another reader may have seen more meanwhile.
         self.seqs |= {each: max(seq, self.seqs.get(each, 0)) for each, seq in found.items()}
         self.reads += 1
+        self.moved.set()
 
 
 @pytest.mark.slow
@@ -52,7 +54,8 @@ def test_readers_see_no_error_no_gap_and_no_older_version_while_tables_are_swapp
         for number, commit in enumerate(pending):
             # Spread over the reads, so that rows move while tables are swapped.
             while watch.reads * len(pending) < number * READS:
-                await asyncio.sleep(0)
+                watch.moved.clear()
+                await watch.moved.wait()
             await store.append(commit)
 
     async def swap() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
@@ -109,10 +110,8 @@ class Life(RuleBasedStateMachine):
             if passed[0] > after:
                 raise Killed
 
-        try:
+        with suppress(Killed):
             self.run(Projector(self.store, self.engine, batch_commits_max=batch, reach=reach).project_available())
-        except Killed:
-            pass
 
     @precondition(lambda self: not self.kept)
     @rule(projection=st.sampled_from([ORDERS, VOLUMES]), point=st.sampled_from(REBUILD_POINTS))
@@ -123,10 +122,8 @@ class Life(RuleBasedStateMachine):
             if at == point:
                 raise Killed
 
-        try:
+        with suppress(Killed):
             self.run(rebuild(self.engine, projection, reach=reach))
-        except Killed:
-            pass
 
     @precondition(lambda self: not self.kept)
     @rule(projection=st.sampled_from([ORDERS, VOLUMES]), keep=st.booleans())
