@@ -18,9 +18,10 @@ from projections.models.orders import PROJECTION as ORDERS
 from projections.models.projection import Key, Projection, Step
 from projections.models.registry import NEXT, OLD, table_of
 from projections.parking import all_held, drop_parked, park, read_skips, unpark
-from projections.projector.refusals import REFUSALS, reason_of
+from projections.projector.refusals import REFUSALS
 from projections.rebuild import state
 from projections.rebuild.histories import ArchivedLives, Bounds, HotLives, Upto, entries_of, follow_life
+from projections.rebuild.narrowing import storable
 from projections.rebuild.state import Rebuild, Source
 
 FOLLOW_EVENTS_MAX: Final = 20_000
@@ -199,34 +200,11 @@ class Builder:
             await park(connection, self.generation, [event for life in lives for event in life.parked])
 
     async def _write_alone(self, connection: AsyncConnection, life: Followed, bounds: Bounds, after: Upto) -> Followed:
-        entries = (await entries_of(connection, [life.order_id], bounds.upto))[life.order_id]
-        for _ in range(len(entries) + 1):
-            if await self._refused(connection, life) is None:
-                await self.projection.apply(connection, self.generation, step_of([life]))
-                return life
-            entries = await self._with_fault(connection, life.order_id, entries, bounds)
-            life = _newer(follow_life(life.order_id, entries, bounds), entries, after)
-        raise AssertionError("unreachable: nothing is refused of a life whose every event has a fault")
-
-    async def _with_fault(
-        self, connection: AsyncConnection, order_id: str, entries: Sequence[Entry], bounds: Bounds
-    ) -> list[Entry]:
-        """Return ``entries`` with a fault in the first event after which the database refuses what they come to."""
-        for number, entry in enumerate(entries):
-            refusal = await self._refused(connection, follow_life(order_id, entries[: number + 1], bounds))
-            if refusal is not None:
-                return [*entries[:number], replace(entry, fault=reason_of(refusal)), *entries[number + 1 :]]
-        return list(entries)
-
-    async def _refused(self, connection: AsyncConnection, life: Followed) -> Exception | None:
-        attempt = await connection.begin_nested()
-        try:
-            await self.projection.apply(connection, self.generation, step_of([life]))
-        except REFUSALS as error:
-            return error
-        finally:
-            await attempt.rollback()
-        return None
+        found = (await entries_of(connection, [life.order_id], bounds.upto))[life.order_id]
+        entries = await storable(connection, self.projection, self.generation, found, bounds)
+        life = _newer(follow_life(life.order_id, entries, bounds), entries, after)
+        await self.projection.apply(connection, self.generation, step_of([life]))
+        return life
 
 
 def step_of(lives: Collection[Followed]) -> Step:

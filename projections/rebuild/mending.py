@@ -19,6 +19,7 @@ from projections.models.registry import OTHERS
 from projections.projector.writing import WANTED, bound_statements, move_along
 from projections.rebuild import state
 from projections.rebuild.histories import Bounds, entries_of, follow_life
+from projections.rebuild.narrowing import storable
 
 _delete: Final = text("DELETE FROM orders WHERE id = :order_id")
 
@@ -109,11 +110,11 @@ async def _fold_anew(connection: AsyncConnection, order_id: str) -> Mended:
     upto = {number: at.position for number, at in places[ORDERS.name].items()}
     skips = await parking.read_skips(connection, [order_id])
     before = (await read_orders(connection, [order_id])).get(order_id)
-    life = (await entries_of(connection, [order_id], upto)).get(order_id)
-    if life is None and before is None:
+    life = (await entries_of(connection, [order_id], upto)).get(order_id, [])
+    if not life and before is None:
         raise OrderUnknownError(order_id)
     bounds = Bounds(upto=upto, skips=skips, held={}, wanted=WANTED)
-    followed = follow_life(order_id, life or [], bounds)
+    followed = follow_life(order_id, await storable(connection, ORDERS, ORDERS.name, life, bounds), bounds)
     parked = await parking.unpark(connection, ORDERS.name, [order_id])
     await parking.park(connection, ORDERS.name, followed.parked)
     if followed.row is None:
@@ -121,6 +122,8 @@ async def _fold_anew(connection: AsyncConnection, order_id: str) -> Mended:
     else:
         await ORDERS.apply(connection, ORDERS.name, Step([followed.row], []))
     still = {(order_id, event.version) for event in followed.parked}
+    if parked.keys() != still:
+        await state.begin_anew(connection)
     if mended := {event: told for event, told in parked.items() if event not in still}:
         await tell(connection, mended)
     return _mended(order_id, before, followed.row)

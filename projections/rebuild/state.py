@@ -75,13 +75,17 @@ async def only_one(engine: AsyncEngine) -> AsyncIterator[None]:
 
 
 async def keep_rebuilds_out(connection: AsyncConnection) -> None:
-    """Let no rebuild run until the transaction ends, and one that was interrupted begin anew.
+    """Let no rebuild run until the transaction ends.
 
     Raises:
         RebuildRunningError: one is running.
     """
     if not await connection.scalar(select(func.pg_try_advisory_xact_lock_shared(REBUILD_LOCK))):
         raise RebuildRunningError
+
+
+async def begin_anew(connection: AsyncConnection) -> None:
+    """Let rebuilds that were interrupted begin anew: what they have folded is not what the live tables are told."""
     unfinished = update(rebuilds).where(_columns.state != "kept", _columns.projection != "order_events")
     await connection.execute(unfinished.values(code=""))
 

@@ -142,10 +142,13 @@ class Customer:
         order: Json = {"clientId": CLIENT, **fields}
         if way == "http":
             response = await self._api.http.post("/api/orders", json=order)
-            order_id: str = response.json()["orderId"]
+            answer = response.json()
+            order_id: str = answer["orderId"]
+            # The event's cursor, which ends in its hash.
+            assert answer.pop("cursor")
             url = f"/api/orders/ws?orderId={order_id}"
             facts = {"status": "pending", "phase": "PENDING", "seq": 1, "duplicate": False, "wsUrl": url}
-            assert (response.status_code, response.json()) == (202, {"orderId": order_id, **facts})
+            assert (response.status_code, answer) == (202, {"orderId": order_id, **facts})
             return Followed(self._api, await self._connect(f"?orderId={order_id}"), order_id)
         socket = await self._connect("")
         await say(socket, type=order.pop("orderType", "market"), id="order", **order)

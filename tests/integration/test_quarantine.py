@@ -240,3 +240,14 @@ def test_quarantined_orders_are_listed_with_their_reason_and_how_many_events_wai
     (found,) = on_database(database_url, listed)
     assert (found.order_id, found.version, found.parked) == (order, 2, 5)
     assert found.reason == f"event {event_id(order, 2)}: AttemptStarted lacks attempt"
+
+
+def test_a_row_that_the_database_refuses_still_stands_still_when_it_is_folded_anew(database_url: str) -> None:
+    order = stream_id()
+    version, change, reason = POISON[-1]
+    project(database_url, filled(poisoned(appends(order, market_life()), version, change)))
+    before = contents(database_url)
+    assert reason in str(quality(database_url, order)[3])
+    for mend in (mending.repair, mending.retry):
+        assert on_database(database_url, lambda engine, mend=mend: mend(engine, order)).outcome == "quarantined"
+        assert contents(database_url) == before
