@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -249,5 +250,6 @@ def test_a_row_that_the_database_refuses_still_stands_still_when_it_is_folded_an
     before = contents(database_url)
     assert reason in str(quality(database_url, order)[3])
     for mend in (mending.repair, mending.retry):
-        assert on_database(database_url, lambda engine, mend=mend: mend(engine, order)).outcome == "quarantined"
+        act = partial(mend, order_id=order)
+        assert on_database(database_url, act).outcome == "quarantined"
         assert contents(database_url) == before
