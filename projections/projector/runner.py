@@ -207,10 +207,15 @@ class Projector:
         self._aside[error.partition] = asyncio.get_running_loop().time() + ASIDE_SECONDS
         await self._leases.tell(error.partition, f"{type(error).__name__}: {error}")
 
-    async def _look_again(self, checkpoints: Checkpoints) -> None:
+    async def _look_again(self, checkpoints: dict[int, Checkpoint]) -> None:
         """Take partitions that were left out long enough back in, if their logs can be followed now."""
         now = asyncio.get_running_loop().time()
-        for partition in [number for number, until in self._aside.items() if until <= now]:
+        due = [number for number, until in self._aside.items() if until <= now]
+        if due:
+            # What stood in the way may have been the database, set back since.
+            async with reading(self._engine) as connection:
+                checkpoints.update(await read_checkpoints(connection))
+        for partition in due:
             if partition not in self._leases.held:
                 del self._aside[partition]
                 continue
