@@ -27,7 +27,7 @@ from projections.fold.histories import Parked
 from projections.projector.batches import Batch, Faults, Standing, batch_of, compare
 from projections.projector.leases import Leases
 from projections.projector.refusals import REFUSALS, find_fault, require_refusal
-from projections.projector.writing import bound_statements, lock_all, write
+from projections.projector.writing import bounded, lock_all, write
 
 log = logging.getLogger(__name__)
 
@@ -292,8 +292,7 @@ class Projector:
     ) -> Projected | Overtaken | Fenced:
         batch = batch_of(commits, assumed, faults)
         started = asyncio.get_running_loop().time()
-        async with self._engine.begin() as connection:
-            await bound_statements(connection)
+        async with bounded(self._engine) as connection:
             moving = await lock_all(connection, batch.ends)
             if batch.ends.keys() - moving.found.keys():
                 raise StoreUnavailableError("the database has lost its checkpoints: it is adopted again")

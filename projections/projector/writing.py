@@ -1,13 +1,18 @@
 """Writing a batch: archive, rows, parked events and checkpoints, in one transaction."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Final
 
+import psycopg
 from msgspec import Struct
+from psycopg.errors import IdleInTransactionSessionTimeout
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from eventstore.errors import StoreUnavailableError
 from projections.archive.lines import copy_events
 from projections.checkpoints import Checkpoints, lock_projections, move_checkpoints
 from projections.fold.histories import Change, Entry, Followed, Parked, follow
@@ -44,6 +49,25 @@ class Moving(Struct, frozen=True):
 async def bound_statements(connection: AsyncConnection) -> None:
     """Let the server end this transaction when it, or one of its statements, stands still."""
     await connection.execute(_bound, {"ms": str(STATEMENT_SECONDS * 1000)})
+
+
+@asynccontextmanager
+async def bounded(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that the server ends when it, or one of its statements, stands still.
+
+    Raises:
+        StoreUnavailableError: it was ended for that; nothing was committed. Begin anew.
+    """
+    try:
+        async with engine.begin() as connection:
+            await bound_statements(connection)
+            yield connection
+    except (DBAPIError, psycopg.Error) as error:
+        # The drivers call it an internal error, which no outage is.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, IdleInTransactionSessionTimeout):
+            raise StoreUnavailableError("PostgreSQL has ended a transaction that stood still") from error
+        raise
 
 
 async def write(connection: AsyncConnection, batch: Batch, moving: Moving) -> list[Parked]:
