@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, kw_only=True):
     marker: str
     role: Role = "worker"
     point: str = ""
-    """"": it does not end by itself."""
+    """A crash point, or one of a projector's batches; "": it does not end by itself."""
     orders: int = len(AMOUNTS)
     """How many orders must be at the point; they are held there until then."""
     end: End = "kill"
@@ -51,10 +51,11 @@ class Plan(msgspec.Struct, kw_only=True):
     database_url: str = ""
 
 
-def at_outcomes(gate: Gate) -> Callable[[str, Batch], None]:
-    """Return a watcher of a projector's batches that reaches K15 when outcomes are committed."""
+def at_points(gate: Gate) -> Callable[[str, Batch], None]:
+    """Return a watcher of a projector's batches that reaches their points, and K15 when outcomes are committed."""
 
     def reach(point: str, batch: Batch) -> None:
+        gate.reach(point, batch.entries[0].order_id)
         for entry in batch.entries:
             if point == "committed" and entry.frame is not None and entry.frame.event in ("confirmed", "failed"):
                 gate.reach("K15", entry.order_id)
@@ -105,7 +106,7 @@ async def project(plan: Plan, store: GatedStore, gate: Gate) -> None:
     """Project the log."""
     engine = create_database_engine(plan.database_url, application_name="crash matrix")
     try:
-        await Projector(store, engine, reach=at_outcomes(gate)).run(until_told())
+        await Projector(store, engine, reach=at_points(gate)).run(until_told())
     finally:
         await engine.dispose()
 
