@@ -1,32 +1,28 @@
 """Completing the archive from Redis: what it lacks comes back as it was, and nothing that it has is lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import psycopg
 import pytest
 from msgspec.structs import replace
 
+from eventstore.canonical import event_hash
 from eventstore.ids import event_id
 from eventstore.memory import MemoryEventStore
 from eventstore.redis.opening import StoreSettings
 from eventstore.redis.store import RedisEventStore
 from eventstore.store import StoredEvent
-from projections.errors import ArchiveLossError, RebuildRunningError
 from projections.projector.runner import Projector
-from projections.rebuild import completing, state
+from projections.rebuild import completing
 from projections.rebuild.building import Progress
-from projections.rebuild.completing import Completed, complete_archive
+from projections.rebuild.completing import complete_archive
 from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import (
     append_all,
     appends,
-    contents,
     database,
     differences,
-    driver_url,
     execute,
     fill,
     filled,
@@ -35,6 +31,7 @@ from tests.conftest import (
     project,
     total,
 )
+from tests.integration.archives import archive, complete, nothing_is_left_of_it, parts_of_archive
 from tests.integration.test_rebuild import schema_differences
 from tests.poison import poisoned
 
@@ -50,35 +47,6 @@ class Altered(MemoryEventStore):
 
     async def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         return [self.change(event) for event in await super().read_stream(stream, after, limit)]
-
-
-class Interruption(Exception):
-    pass
-
-
-def complete(url: str, store: MemoryEventStore, **options: Any) -> Completed:
-    async def scenario() -> Completed:
-        async with database(url) as engine:
-            return await complete_archive(engine, store, **options)
-
-    return asyncio.run(scenario())
-
-
-def archive(url: str) -> list[tuple[object, ...]]:
-    return contents(url)["order_events"]
-
-
-def parts_of_archive(url: str) -> list[tuple[object, ...]]:
-    """The definition of every constraint and index of the archive."""
-    constraints = (
-        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'order_events'::regclass"
-    )
-    indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'order_events' ORDER BY 1"
-    return execute(url, f"{constraints} ORDER BY 1") + execute(url, indexes)
-
-
-def nothing_is_left_of_it(url: str) -> bool:
-    return execute(url, "SELECT to_regclass('order_events_next'), count(*) FROM rebuilds") == [(None, 0)]
 
 
 @pytest.fixture
@@ -150,6 +118,16 @@ def test_a_payload_that_was_damaged_under_the_same_hash_is_replaced(
     assert archive(database_url) == whole
 
 
+def test_an_event_that_the_archive_could_not_read_comes_back_with_its_whole_hash(
+    database_url: str, store: MemoryEventStore, order: str
+) -> None:
+    whole = archive(database_url)
+    unread = "hash = left(hash, 8), payload = 'null', data = 'x', event = '', status = '', type = ''"
+    execute(database_url, f"UPDATE order_events SET {unread} WHERE order_id = %s AND version = 2", order)
+    assert complete(database_url, store).damaged == 1
+    assert archive(database_url) == whole
+
+
 def test_when_an_event_was_appended_the_archive_tells_where_the_log_is_trimmed(
     database_url: str, store: MemoryEventStore, order: str
 ) -> None:
@@ -202,9 +180,17 @@ def test_an_event_whose_place_another_one_has_is_a_conflict(
     assert archive(database_url) == before
 
 
+def respelled(event: StoredEvent) -> StoredEvent:
+    """An event in a spelling of its own, with the hash of that."""
+    spaced = event.data.replace(b"{", b"{ ", 1)
+    digest = event_hash(spaced.replace(f'"hash":"{event.hash}",'.encode(), b""))
+    return replace(event, hash=digest, data=spaced.replace(event.hash.encode(), digest.encode()))
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        respelled,
         lambda event: replace(event, data=event.data.replace(b"routing", b"rooting")),
         lambda event: replace(event, hash="0" * 64),
         lambda event: replace(event, version=event.version + 1),
@@ -268,30 +254,6 @@ def test_events_that_are_archived_as_bytes_survive_and_come_back_as_bytes(
     assert archive(database_url) == whole
 
 
-def test_events_projected_while_it_runs_are_in_the_new_table(database_url: str, store: MemoryEventStore) -> None:
-    more = interleaved(seed=55, orders=6)
-    execute(database_url, "DELETE FROM order_events WHERE version = 2")
-    late: list[Awaitable[object]] = []
-
-    async def scenario() -> None:
-        async with database(database_url) as engine, database(database_url) as other:
-            reader = await psycopg.AsyncConnection.connect(driver_url(database_url))
-            await reader.execute("SELECT count(*) FROM order_events")
-
-            async def sleep(_seconds: float) -> None:
-                await append_all(store, more)
-                await Projector(store, other).project_available()
-                late.append(reader.close())
-                await late[-1]
-
-            await complete_archive(engine, store, sleep=sleep)
-
-    asyncio.run(scenario())
-    assert len(late) == 1
-    assert len(archive(database_url)) == total(store)
-    assert differences(database_url, store) == []
-
-
 def test_an_event_that_is_mended_before_it_was_copied_is_not_copied_over_that(
     database_url: str, store: MemoryEventStore, order: str
 ) -> None:
@@ -319,80 +281,3 @@ def test_verify_only_tells_and_changes_nothing(database_url: str, store: MemoryE
     assert (done.events, done.swapped) == (len(before), False)
     assert archive(database_url) == before
     assert nothing_is_left_of_it(database_url)
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_interrupted_anywhere_it_ends_right_when_it_is_repeated(
-    database_url: str, store: MemoryEventStore, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(completing, "COPY_POSITIONS", 15)
-    monkeypatch.setattr(completing, "_PAGE_STREAMS", 2)
-    whole = archive(database_url)
-    execute(database_url, "DELETE FROM order_events WHERE version = 2")
-    execute(database_url, "UPDATE order_events SET payload = '{}' WHERE version = 3")
-    damaged = archive(database_url)
-    told: list[Progress] = []
-
-    def report(at: Progress) -> None:
-        told.append(at)
-        if len(told) > number:
-            raise Interruption
-
-    with pytest.raises(Interruption):
-        complete(database_url, store, report=report)
-    assert archive(database_url) == damaged
-    complete(database_url, store)
-    assert archive(database_url) == whole
-    assert nothing_is_left_of_it(database_url)
-
-
-def test_what_was_copied_before_an_interruption_is_not_copied_again(
-    database_url: str, store: MemoryEventStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(completing, "COPY_POSITIONS", 10)
-    told: list[Progress] = []
-
-    def interrupt(at: Progress) -> None:
-        if at.events:
-            raise Interruption
-
-    with pytest.raises(Interruption):
-        complete(database_url, store, report=interrupt)
-    complete(database_url, store, report=told.append)
-    assert told[0].events > 0
-
-
-@pytest.mark.parametrize(
-    ("stage", "loss"), [("completing", "DELETE FROM"), ("completing", "UPDATE"), ("swapping", "DELETE FROM")]
-)
-def test_a_swap_that_would_lose_an_event_is_refused(
-    database_url: str, store: MemoryEventStore, order: str, stage: str, loss: str
-) -> None:
-    before = archive(database_url)
-
-    def lose(at: Progress) -> None:
-        if at.stage == stage:
-            change = " SET hash = 'x'" if loss == "UPDATE" else ""
-            execute(database_url, f"{loss} order_events_next{change} WHERE order_id = %s AND version = 2", order)
-
-    with pytest.raises(ArchiveLossError, match="lacks 1 events") as refusal:
-        complete(database_url, store, report=lose)
-    assert (refusal.value.lost, refusal.value.sample) == (1, event_id(order, 2))
-    assert archive(database_url) == before
-    complete(database_url, store)
-    assert archive(database_url) == before
-
-
-def test_events_of_a_partition_without_a_checkpoint_are_not_lost(database_url: str, store: MemoryEventStore) -> None:
-    before = archive(database_url)
-    execute(database_url, "DELETE FROM checkpoints WHERE partition = (SELECT min(partition) FROM order_events)")
-    with pytest.raises(ArchiveLossError):
-        complete(database_url, store)
-    assert archive(database_url) == before
-
-
-def test_it_does_not_run_beside_a_rebuild(database_url: str, store: MemoryEventStore) -> None:
-    with psycopg.connect(driver_url(database_url)) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [state.REBUILD_LOCK])
-        with pytest.raises(RebuildRunningError):
-            complete(database_url, store)
