@@ -35,7 +35,7 @@ from projections.rebuild.swapping import TABLE_LOCK_TIMEOUT_MS, rename_table, un
 from projections.schema.migrations import require_own_schema
 from projections.schema.tables import order_events, order_events_table
 
-NAME: Final = order_events.name
+NAME: Final = str(order_events.name)
 NEXT: Final = f"{NAME}_next"
 CONFLICTS_MAX: Final = 20
 """How many are named."""

@@ -1,31 +1,29 @@
 """`rebuild`: a projection folded anew beside the live one and swapped in, brought back, or given up."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Annotated
 
 import typer
 from msgspec import Struct
 from rich.console import Console
 from typer.core import TyperGroup
 
-from app.cli.audit import printable
 from app.cli.connections import Connected
-from app.cli.projections.answers import EXIT_CANNOT, EXIT_FINDINGS, Json, console, refuse, run, table, write_json
+from app.cli.projections.answers import EXIT_FINDINGS, Json, console, write_json
+from app.cli.projections.completion import order_events
 from app.cli.projections.mended import repair_one
 from app.cli.projections.progress import reporting
-from eventstore.errors import EventStoreError
-from projections.errors import NoRebuildError, ProjectionError, RebuildRefusedError
+from app.cli.projections.refusals import Refused, answered, show_differences, tell_refusal
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.projection import Projection
 from projections.models.registry import OTHERS, PROJECTIONS, table_of
-from projections.rebuild.gate import EVERYTHING, ROW, Compared, Difference
+from projections.rebuild.completing import NAME as ARCHIVE
+from projections.rebuild.completing import drop_completion
+from projections.rebuild.gate import EVERYTHING, ROW, Compared
 from projections.rebuild.rebuilding import Rebuilt, Wanted
 from projections.rebuild.rebuilding import rebuild as rebuild_projection
 from projections.rebuild.state import Source
 from projections.rebuild.swapping import drop as drop_rebuild
 from projections.rebuild.swapping import roll_back
-
-_T = TypeVar("_T")
 
 
 class OrdersByDefault(TyperGroup):
@@ -42,6 +40,7 @@ rebuild = typer.Typer(
     cls=OrdersByDefault,
     rich_markup_mode=None,
     help="Fold a projection anew beside the live one and swap it in, while everything runs; without a command, orders. "
+    "`order_events` completes the archive from Redis instead. "
     "Exit status 0: done, or equal; 1: the tables differ, or there is nothing such; 2: it could not be carried out.",
 )
 
@@ -53,6 +52,8 @@ Changed = Annotated[
     typer.Option(metavar="COLUMN", help="A column that may differ, `row` for rows that come or go; repeatable."),
 ]
 Name = Annotated[str, typer.Argument(metavar="[PROJECTION]", help=f"one of: {', '.join(PROJECTIONS)}")]
+
+Droppable = Annotated[str, typer.Argument(metavar="[PROJECTION]", help=f"one of: {', '.join(PROJECTIONS)}, {ARCHIVE}")]
 
 
 class Result(Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
@@ -67,15 +68,6 @@ class Result(Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
     kept: bool
     """Whether the old table is kept."""
     compared: Compared | None
-
-
-class Refused(Struct, frozen=True, kw_only=True, tag_field="type", tag="refused"):
-    """Why nothing was done, for programs; ``columns`` and ``samples`` where tables differ."""
-
-    projection: str
-    reason: str
-    columns: dict[str, int]
-    samples: Sequence[object]
 
 
 class Ended(Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
@@ -113,20 +105,28 @@ def orders(
 def rollback(projection: Name = ORDERS.name, as_json: Json = False) -> None:
     """Bring back the table that --keep-old kept, caught up; the one that it replaces is kept in its place."""
     chosen = chosen_projection(projection)
-    _answered(projection, lambda engine: roll_back(engine.database, chosen), as_json)
+    answered(projection, lambda engine: roll_back(engine.database, chosen), as_json)
     _say_ended(
         projection, "rolled back", f"the old table of {projection} is back; the one it replaced is kept", as_json
     )
 
 
 @rebuild.command()
-def drop(projection: Name = ORDERS.name, as_json: Json = False) -> None:
+def drop(projection: Droppable = ORDERS.name, as_json: Json = False) -> None:
     """Give up an unfinished rebuild, or remove the table that --keep-old kept. The live table stays as it is."""
-    chosen = chosen_projection(projection)
-    if not _answered(projection, lambda engine: drop_rebuild(engine.database, chosen), as_json):
-        _refuse(Refused(projection=projection, reason=f"{projection} has no rebuild", columns={}, samples=[]), as_json)
+    chosen = None if projection == ARCHIVE else chosen_projection(projection)
+
+    async def work(engine: Connected) -> bool:
+        return await (drop_completion(engine.database) if chosen is None else drop_rebuild(engine.database, chosen))
+
+    if not answered(projection, work, as_json):
+        refused = Refused(projection=projection, reason=f"{projection} has no rebuild", columns={}, samples=[])
+        tell_refusal(refused, as_json)
         raise typer.Exit(EXIT_FINDINGS)
     _say_ended(projection, "dropped", f"what a rebuild of {projection} had made is removed", as_json)
+
+
+rebuild.command(ARCHIVE)(order_events)
 
 
 def _add(projection: Projection) -> None:
@@ -180,34 +180,13 @@ def _carry_out(projection: Projection, wanted: Wanted, source: Source, as_json: 
         with reporting(as_json=as_json) as report:
             return await rebuild_projection(engine.database, projection, wanted, hot=hot, report=report)
 
-    rebuilt = _answered(projection.name, work, as_json)
+    rebuilt = answered(projection.name, work, as_json)
     if as_json:
         write_json(_result(rebuilt, wanted))
     else:
         show(console(), rebuilt, wanted)
     if wanted.verify_only and rebuilt.compared is not None and rebuilt.compared.rows:
         raise typer.Exit(EXIT_FINDINGS)
-
-
-def _answered(projection: str, work: Callable[[Connected], Awaitable[_T]], as_json: bool) -> _T:
-    """Return what ``work`` does; where it is refused, tell why in the manner that was asked for, and exit."""
-    try:
-        return run(work)
-    except (ProjectionError, EventStoreError) as error:
-        refused = Refused(projection=projection, reason=str(error), columns={}, samples=[])
-        status = EXIT_FINDINGS if isinstance(error, NoRebuildError) else EXIT_CANNOT
-        if isinstance(error, RebuildRefusedError):
-            refused = Refused(projection=projection, reason=str(error), columns=error.columns, samples=error.samples)
-    _refuse(refused, as_json)
-    raise typer.Exit(status)
-
-
-def _refuse(refused: Refused, as_json: bool) -> None:
-    if as_json:
-        write_json(refused)
-        return
-    show_differences(console(errors=True), refused.samples)
-    refuse(refused.reason)
 
 
 def _say_ended(projection: str, done: str, says: str, as_json: bool) -> None:
@@ -249,21 +228,3 @@ def show(out: Console, rebuilt: Rebuilt, wanted: Wanted) -> None:
         out.print("nothing was swapped")
     elif wanted.keep_old:
         out.print(f"the old table is kept: `ordertape rebuild rollback {name}`, or `ordertape rebuild drop {name}`")
-
-
-def show_differences(out: Console, samples: Sequence[object]) -> None:
-    """Print samples of what two generations of a table differ in."""
-    rows = [
-        (each.column, each.key, _spelled(each.live), _spelled(each.rebuilt))
-        for each in samples
-        if isinstance(each, Difference)
-    ]
-    if rows:
-        out.print(table(_SAMPLE, rows))
-
-
-_SAMPLE: Final = ("column", "key", "live", "rebuilt")
-
-
-def _spelled(value: str | None) -> str:
-    return "–" if value is None else printable(value)
