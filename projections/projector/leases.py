@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections.database import reading
+from projections.projector.writing import bounded
 
 LEASE_SECONDS: Final = 5.0
 """How long an owner that says nothing keeps its partitions."""
@@ -34,7 +35,8 @@ _free: Final = text(
     "LIMIT :most FOR UPDATE SKIP LOCKED"
 )
 _take: Final = text(
-    "UPDATE leases SET owner = :name, token = token + 1, until = now() + make_interval(secs => :seconds) "
+    "UPDATE leases SET owner = :name, token = token + 1, problem = NULL, "
+    "until = now() + make_interval(secs => :seconds) "
     "WHERE partition = ANY(:partitions) RETURNING partition, token"
 )
 _release: Final = text(
@@ -78,7 +80,7 @@ class Leases:
 
         Every projector computes the same shares: they differ by one partition at most.
         """
-        async with self._engine.begin() as connection:
+        async with bounded(self._engine) as connection:
             ours = {"name": self.name, "seconds": LEASE_SECONDS}
             alive = list(await connection.scalars(_alive, ours))
             held = {row[0]: row[1] for row in await connection.execute(_renew, ours)}
@@ -96,7 +98,7 @@ class Leases:
 
     async def take_all(self) -> None:
         """Take every partition, whoever owns it: that owner's next batch is fenced."""
-        async with self._engine.begin() as connection:
+        async with bounded(self._engine) as connection:
             partitions = list(await connection.scalars(_lock_all))
             self.held = await self._take(connection, partitions)
 
@@ -134,7 +136,7 @@ class Leases:
 
     async def leave(self) -> None:
         """Give all partitions back at once. Idempotent."""
-        async with self._engine.begin() as connection:
+        async with bounded(self._engine) as connection:
             await connection.execute(_release, {"name": self.name, "partitions": list(self.held)})
             await connection.execute(_leave, {"name": self.name})
         self.held = {}

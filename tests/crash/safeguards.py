@@ -13,7 +13,6 @@ _REMOVE: Final = "eventstore/redis/lua/remove.lua"
 _MARK: Final = "eventstore/redis/lua/mark.lua"
 _LOG: Final = "eventstore/redis/log.py"
 _SENDER: Final = "eventstore/redis/wire/sender.py"
-_PROJECTOR: Final = "projections/projector/runner.py"
 _HERE: Final = "tests/crash/test_safeguards.py::test_"
 _FAULTED: Final = "tests/crash/test_script_faults.py::test_"
 _FAULTS: Final = f"{_FAULTED}an_append_"
@@ -276,20 +275,6 @@ SAFEGUARDS: Final = [
         "~= ARGV[2] or head[1][2][4] ~= ARGV[3] then return 0 end",
         "~= ARGV[2] or head[1][2][4] ~= ARGV[3] then local _ end",
         f"{_HERE}a_stream_that_is_not_what_the_archive_has_is_not_removed",
-    ),
-    Safeguard(
-        "checkpoint lock of projectors",
-        _PROJECTOR,
-        "if any(assumed[number] != checkpoint for number, checkpoint in locked.items()) or _is_fenced(",
-        "if _is_fenced(",
-        "tests/integration/test_projector.py::test_a_batch_that_another_projector_applied_first_changes_nothing",
-    ),
-    Safeguard(
-        "fence of projectors",
-        _PROJECTOR,
-        "epoch < later and position > end",
-        "epoch < later and position > end and False",
-        "tests/integration/test_epochs.py::test_what_was_read_from_a_lost_server_is_not_projected",
     ),
     Safeguard(
         "hashes of the archive before healing",

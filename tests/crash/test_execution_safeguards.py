@@ -242,14 +242,13 @@ def test_a_test_fails_wherever_a_safeguard_of_execution_is_taken_out(tmp_path: P
     passed = pytest_in(whole, *dict.fromkeys(safeguard.check for safeguard in EXECUTION))
     assert passed.returncode == 0, passed.stdout
     with ThreadPoolExecutor(2) as pool:
-        failing = list(pool.map(lambda number: fails_without(tmp_path, number), range(len(EXECUTION))))
+        failing = list(pool.map(lambda safeguard: fails_without(tmp_path, safeguard), EXECUTION))
     assert [safeguard.name for safeguard, fails in zip(EXECUTION, failing, strict=True) if not fails] == []
 
 
-def fails_without(base: Path, number: int) -> bool:
+def fails_without(base: Path, safeguard: Safeguard) -> bool:
     """Whether the check of a safeguard fails in a copy of the source that lacks it; no other error counts."""
-    safeguard: Safeguard = EXECUTION[number]
-    tree = copied(base / str(number))
+    tree = copied(base / safeguard.name.replace(" ", "_"))
     file = tree / safeguard.file
     file.write_text(file.read_text(encoding="utf-8").replace(safeguard.text, safeguard.without), encoding="utf-8")
     run = pytest_in(tree, safeguard.check)

@@ -134,6 +134,40 @@ def test_an_old_table_with_the_columns_of_an_earlier_schema_is_not_brought_back(
     assert contents(database_url) == rows
 
 
+def test_a_row_that_is_changed_after_the_comparison_is_compared_once_more(database_url: str) -> None:
+    commits = appends(stream_id(), market_life())
+    store = filled(commits[:3])
+    project(database_url, store)
+
+    async def scenario() -> None:
+        async with database(database_url) as engine, database(database_url) as other:
+
+            def reach(point: str) -> None:
+                if point == "compared":
+                    fill_now()
+
+            def fill_now() -> None:
+                execute(database_url, "UPDATE orders SET slippage_bps = 7")
+                moved.append(asyncio.get_running_loop().create_task(move(other)))
+
+            reader = await psycopg.AsyncConnection.connect(driver_url(database_url))
+            await reader.execute("SELECT count(*) FROM orders")
+
+            async def sleep(_seconds: float) -> None:
+                await asyncio.gather(*moved)
+                await reader.close()
+
+            with pytest.raises(RebuildRefusedError, match="slippage_bps"):
+                await rebuild_projection(engine, ORDERS, reach=reach, sleep=sleep)
+
+    async def move(other: AsyncEngine) -> None:
+        await append_all(store, commits[3:])
+        await Projector(store, other).project_available()
+
+    moved: list[asyncio.Task[None]] = []
+    asyncio.run(scenario())
+
+
 def test_no_row_is_mended_while_a_rebuild_runs(database_url: str) -> None:
     order = stream_id()
     project(database_url, filled(appends(order, market_life())))

@@ -1,0 +1,26 @@
+"""Each safeguard of projector and rebuild, taken out of a copy of the source: a test fails there."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.crash.projection_safeguards import PROJECTION
+from tests.crash.safeguards import Safeguard
+from tests.crash.test_execution_safeguards import fails_without
+from tests.crash.test_safeguards import ROOT, copied, pytest_in
+
+
+@pytest.mark.parametrize("safeguard", PROJECTION, ids=lambda safeguard: safeguard.name)
+def test_each_safeguard_of_projections_stands_in_the_source_once(safeguard: Safeguard) -> None:
+    assert (ROOT / safeguard.file).read_text(encoding="utf-8").count(safeguard.text) == 1
+
+
+@pytest.mark.slow
+def test_a_test_fails_wherever_a_safeguard_of_projections_is_taken_out(tmp_path: Path) -> None:
+    whole = copied(tmp_path / "whole")
+    passed = pytest_in(whole, *dict.fromkeys(safeguard.check for safeguard in PROJECTION))
+    assert passed.returncode == 0, passed.stdout
+    with ThreadPoolExecutor(2) as pool:
+        failing = list(pool.map(lambda safeguard: fails_without(tmp_path, safeguard), PROJECTION))
+    assert [safeguard.name for safeguard, fails in zip(PROJECTION, failing, strict=True) if not fails] == []
