@@ -206,10 +206,46 @@ def test_status_and_doctor_mention_what_stands_still(poisoned_engine: Engine) ->
 
 
 @pytest.mark.parametrize(
+    ("damage", "kind", "fields"),
+    [
+        ("DELETE FROM volumes", "missing", {"row": ("there", "")}),
+        ("UPDATE volumes SET venue = E'or\\x1b[31mca'", "extra", {"row": ("", "there")}),
+        ("UPDATE volumes SET orders = orders + 1", "value", {"orders": ("1", "2")}),
+    ],
+)
+def test_a_projection_that_is_not_what_the_archive_comes_to_is_told_by_kind_and_column(
+    engine: Engine, damage: str, kind: str, fields: dict[str, tuple[str, str]]
+) -> None:
+    engine.project(appends(ORDER, market_life()))
+    assert engine.run("projections", "diff", "volumes") == "clean: every row of volumes is what the archive comes to\n"
+    assert told(engine, "diff", "volumes") == {"projection": "volumes", "findings": [], "rows": 0, "columns": {}}
+    execute(engine.database_url, damage)
+    wrong = contents(engine.database_url)
+    text = engine.run("projections", "diff", "volumes", status=1)
+    found = told(engine, "diff", "volumes", status=1)
+    same = [each for each in found["findings"] if each["kind"] == kind]
+    assert {each["field"]: (each["expected"], each["found"]) for each in same} == fields
+    assert found["rows"] == len(found["findings"])
+    assert found["columns"] == dict.fromkeys(fields, found["rows"])
+    assert f"{found['rows']} rows differ: {next(iter(fields))} ({found['rows']})" in text
+    assert kind in text
+    assert "\x1b" not in text
+    assert contents(engine.database_url) == wrong
+    assert execute(engine.database_url, "SELECT to_regclass('volumes_next'), count(*) FROM rebuilds") == [(None, 0)]
+
+
+def test_a_projection_that_is_not_projected_yet_cannot_be_compared(engine: Engine) -> None:
+    engine.project(GOOD)
+    execute(engine.database_url, "DELETE FROM checkpoints WHERE projection = 'volumes'")
+    text = engine.run("projections", "diff", "volumes", status=2)
+    assert "volumes is not projected yet: ordertape rebuild volumes" in text
+
+
+@pytest.mark.parametrize(
     ("command", "says"),
     [
         (["diff", "nothing"], "nothing is no projection"),
-        (["diff", "volumes"], "ordertape rebuild volumes --verify-only"),
+        (["diff", "volumes", "--order", NOBODY], "a row of volumes is no single order's"),
         (["repair"], "Missing argument"),
         (["parked", "retry"], "name orders, or give --all"),
         (["parked", "retry", NOBODY, "--all"], "name orders, or give --all"),
