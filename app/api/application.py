@@ -20,9 +20,9 @@ from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
-from app.api.ring import Ring
-from app.api.tailer import LogRewoundError, Tailer
-from app.api.websocket import Sessions, SocketLimits
+from app.api.streaming.ring import Ring
+from app.api.streaming.tailer import LogRewoundError, Tailer
+from app.api.streaming.websocket import Sessions, SocketLimits
 from app.clock import Clock
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore

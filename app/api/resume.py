@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 from msgspec import Struct
 
 from app.api.problems import FieldError, ProblemError
-from app.api.ring import Frame, NotChainedError, Ring, frame_of_event
+from app.api.streaming.ring import Frame, NotChainedError, Ring, frame_of_event
 from eventstore.errors import BadIdError, ForkError, PartitionForkedError, PositionMissingError, TruncatedError
 from eventstore.ids import Cursor, partition_in, split_event_id
 from eventstore.store import EventStore, StoredEvent

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from app.api.application import Services, create_application
 from app.api.orders.intake import OrderLimits
 from app.api.server import Server, address_of, listen
-from app.api.websocket import Sessions, SocketLimits
+from app.api.streaming.websocket import Sessions, SocketLimits
 from app.clock import Clock, SystemClock
 from app.execution.streams import OrderHead, OrderStreams
 from app.orders.commands import (

@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api.orders.intake import Intake, OrderLimits
-from app.api.ring import Ring, Watcher
-from app.api.websocket import Sessions, SocketLimits
+from app.api.streaming.ring import Ring, Watcher
+from app.api.streaming.websocket import Sessions, SocketLimits
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
 from eventstore.memory import MemoryEventStore

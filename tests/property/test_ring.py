@@ -14,9 +14,9 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from app.api.orders.intake import Intake, OrderLimits
-from app.api.ring import Ring
-from app.api.tailer import Tailer
-from app.api.websocket import Sessions, SocketLimits
+from app.api.streaming.ring import Ring
+from app.api.streaming.tailer import Tailer
+from app.api.streaming.websocket import Sessions, SocketLimits
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
 from eventstore.memory import MemoryEventStore

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app.api.messages import Cancel, Ping, Submit, Subscribe, Unsubscribe, message_id
-from app.api.messages import read_message as read_message_at
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import ProblemError
 from app.api.requests import BODY_BYTES_MAX, parse_object, read_header_key
+from app.api.streaming.messages import Cancel, Ping, Submit, Subscribe, Unsubscribe, message_id
+from app.api.streaming.messages import read_message as read_message_at
 from eventstore.ids import Cursor
 from tests.builders import stream_id
 from tests.clocks import START_US

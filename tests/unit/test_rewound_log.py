@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from app.api.resume import read_on
-from app.api.ring import NotChainedError, Ring
-from app.api.tailer import LogRewoundError, Tailer
+from app.api.streaming.ring import NotChainedError, Ring
+from app.api.streaming.tailer import LogRewoundError, Tailer
 from app.clock import SystemClock
 from eventstore.ids import LOG_START, partition_in
 from eventstore.memory import MemoryEventStore

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.api.ring import Frame, NotChainedError, Ring, frame_of_event, frames_of_commit
+from app.api.streaming.ring import Frame, NotChainedError, Ring, frame_of_event, frames_of_commit
 from eventstore.ids import Cursor
 from eventstore.store import StoredCommit, StoredEvent
 from tests.builders import stream_id

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Struct
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.api.messages import Cancel, Message, MessageId, Ping, Submit, Subscribe, Unsubscribe, message_id, read_message
 from app.api.orders.intake import Intake
 from app.api.orders.request import OrderRequest
 from app.api.problems import (
@@ -25,8 +24,19 @@ from app.api.problems import (
 )
 from app.api.requests import parse_object
 from app.api.resume import After, Resumed, parse_after, parse_order_id
-from app.api.ring import NotChainedError, Ring
-from app.api.subscriptions import Source, Subscription
+from app.api.streaming.messages import (
+    Cancel,
+    Message,
+    MessageId,
+    Ping,
+    Submit,
+    Subscribe,
+    Unsubscribe,
+    message_id,
+    read_message,
+)
+from app.api.streaming.ring import NotChainedError, Ring
+from app.api.streaming.subscriptions import Source, Subscription
 from app.clock import Clock
 from eventstore.errors import StoreUnavailableError
 from eventstore.store import EventStore

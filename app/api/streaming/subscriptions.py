@@ -6,9 +6,9 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from app.api.messages import MessageId
 from app.api.resume import After, Resumed, read_on, resume, resume_from_ring
-from app.api.ring import Frame, Ring
+from app.api.streaming.messages import MessageId
+from app.api.streaming.ring import Frame, Ring
 from eventstore.store import EventStore
 
 PAGE: Final = 100

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.api.resume import is_held
-from app.api.ring import NotChainedError, Ring, frames_of_commit
+from app.api.streaming.ring import NotChainedError, Ring, frames_of_commit
 from app.clock import Clock
 from eventstore.errors import (
     ForkError,
