@@ -1,7 +1,7 @@
 """The newest events of all orders, ready to send, shared by every subscriber of this process. Pure: no I/O."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -9,8 +9,13 @@ import msgspec
 from msgspec import Struct
 
 from app.orders.lifecycle import TERMINAL, Status, phase
-from eventstore.ids import Cursor
+from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.store import StoredCommit, StoredEvent
+
+EVERYTHING: Final = "*"
+"""The topic of all events; an order's is its id."""
+
+_CURSOR_CHARACTERS: Final = len(',"cursor":""}')
 
 
 class Frame(Struct, frozen=True):
@@ -24,6 +29,22 @@ class Frame(Struct, frozen=True):
     """First 8 hex digits of the event's hash."""
     prev: str
     """The anchor of the event before it; "" for the order's first."""
+    cursor: Cursor = LOG_START
+    event: str = ""
+    status: str = ""
+    client: str | None = None
+    assets: tuple[str, str] | None = None
+    """Base and quote asset, where the event names them: an order's first one does."""
+
+    @property
+    def partition(self) -> int:
+        """Whose log has the event."""
+        return partition_in(self.order_id)
+
+    @property
+    def without_cursor(self) -> str:
+        """The text up to the member ``cursor``, to be followed by another one."""
+        return self.text[: -len(str(self.cursor)) - _CURSOR_CHARACTERS]
 
 
 class NotChainedError(Exception):
@@ -35,21 +56,42 @@ class NotChainedError(Exception):
         self.seq = seq
 
 
-class Watcher(Protocol):
-    """Wants to know when an order has new events."""
+class LogNotChainedError(Exception):
+    """What follows in a partition's log does not follow what a reader has of it: these are two histories."""
 
-    def changed(self, order_id: str) -> None:
-        """Take note; called within the append, so it must not wait, nor change the ring."""
+    def __init__(self, partition: int, cursor: Cursor, found: Cursor) -> None:
+        super().__init__(f"partition {partition}: {found} does not go on from {cursor}")
+        self.partition = partition
+        self.cursor = cursor
+
+
+class Watcher(Protocol):
+    """Wants to know when there are new events of a topic."""
+
+    def changed(self, topic: str, before: Cursor) -> None:
+        """Take note; called within the append, so it must not wait, nor change the ring.
+
+        ``before`` is where the log of the event's partition ended without it.
+        """
         ...
+
+
+def client_topic(client: str) -> str:
+    """Return the topic of all events of one client's orders."""
+    return f"client {client}"
 
 
 class _Meta(Struct):
     prev: str | None
+    client: str | None = None
 
 
-class _Head(Struct):
+class _Head(Struct, rename="camel"):
+    event: str
     status: Status
     meta: _Meta
+    base_asset: str | None = None
+    quote_asset: str | None = None
 
 
 _decode_head: Final = msgspec.json.Decoder(_Head).decode
@@ -58,9 +100,20 @@ _decode_head: Final = msgspec.json.Decoder(_Head).decode
 def frame_of(order_id: str, seq: int, data: bytes, cursor: Cursor) -> Frame:
     """Return a stored event with the members that it does not store, its order's phase and its cursor, put last."""
     head = _decode_head(data)
-    text = f'{data[:-1].decode()},"phase":"{phase(head.status)}","cursor":"{cursor}"}}'
-    prev = (head.meta.prev or "")[: len(cursor.anchor)]
-    return Frame(order_id, seq, text, head.status in TERMINAL, cursor.anchor, prev)
+    base, quote = head.base_asset, head.quote_asset
+    return Frame(
+        order_id,
+        seq,
+        f'{data[:-1].decode()},"phase":"{phase(head.status)}","cursor":"{cursor}"}}',
+        head.status in TERMINAL,
+        cursor.anchor,
+        (head.meta.prev or "")[: len(cursor.anchor)],
+        cursor,
+        head.event,
+        head.status,
+        head.meta.client,
+        None if base is None or quote is None else (base, quote),
+    )
 
 
 def frame_of_event(order_id: str, event: StoredEvent) -> Frame:
@@ -83,7 +136,7 @@ def frames_of_commit(commit: StoredCommit) -> list[Frame]:
 
 
 class Ring:
-    """Keeps the newest frames, and tells watchers of their orders about each.
+    """Keeps the newest frames, and tells watchers of their topics about each.
 
     A watcher that is registered before it looks misses nothing: what is not there yet will be told.
 
@@ -98,36 +151,62 @@ class Ring:
         self._characters = 0
         self._oldest_first: deque[Frame] = deque()
         self._by_order: dict[str, deque[Frame]] = {}
+        self._logs: dict[int, deque[Frame]] = {}
+        self._floors: dict[int, Cursor] = {}
         self._watchers: dict[str, set[Watcher]] = {}
+
+    def begin(self, places: Mapping[int, Cursor]) -> None:
+        """Take up the partitions' logs there: the frame that comes next of each is the one after its place."""
+        self._floors.update(places)
+        self._logs.update({number: deque() for number in places})
 
     def append(self, frame: Frame) -> None:
         """Add the next frame of its order.
 
         Raises:
             NotChainedError: it does not follow the order's last frame here. :meth:`clear` the ring.
+            LogNotChainedError: nor does it follow its log's last one. Likewise.
         """
         frames = self._by_order.get(frame.order_id)
-        if frames is None:
-            frames = self._by_order[frame.order_id] = deque()
-        elif (frame.seq, frame.prev) != (frames[-1].seq + 1, frames[-1].anchor):
+        if frames is not None and (frame.seq, frame.prev) != (frames[-1].seq + 1, frames[-1].anchor):
             last = frames[-1]
             raise NotChainedError(
                 frame.order_id,
                 frame.seq,
                 f"follows {frame.prev or 'nothing'}, so not event {last.seq}, which has {last.anchor}",
             )
+        before = self._append_to_log(frame)
+        if frames is None:
+            frames = self._by_order[frame.order_id] = deque()
         frames.append(frame)
         self._oldest_first.append(frame)
         self._characters += len(frame.text)
         while len(self._oldest_first) > self._frames_max or self._characters > self._characters_max:
             self._evict()
-        for watcher in self._watchers.get(frame.order_id, ()):
-            watcher.changed(frame.order_id)
+        topics = [frame.order_id, EVERYTHING]
+        if frame.client is not None:
+            topics.append(client_topic(frame.client))
+        for topic in topics:
+            for watcher in self._watchers.get(topic, ()):
+                watcher.changed(topic, before)
+
+    def _append_to_log(self, frame: Frame) -> Cursor:
+        """Add the frame to its log, and return where that ended before."""
+        number = frame.partition
+        if number not in self._floors:
+            return LOG_START
+        before = self._head(number)
+        if frame.cursor.position != before.position + 1 or frame.cursor.epoch < before.epoch:
+            raise LogNotChainedError(number, before, frame.cursor)
+        self._logs[number].append(frame)
+        return before
 
     def clear(self) -> None:
-        """Forget all frames. Watchers stay, and are not told."""
+        """Forget all frames, and where the logs were. Watchers stay, and are not told."""
         self._oldest_first.clear()
         self._by_order.clear()
+        self._logs.clear()
+        self._floors.clear()
         self._characters = 0
 
     def after(self, order_id: str, seq: int, anchor: str | None = None) -> Sequence[Frame] | None:
@@ -151,22 +230,55 @@ class Ring:
                 raise NotChainedError(order_id, seq, f"has {found or 'no'} anchor, not {anchor or 'none'}")
         return list(islice(frames, index + 1, None))
 
-    def watch(self, order_id: str, watcher: Watcher) -> None:
-        """Tell ``watcher`` about each frame of the order from now on. Idempotent."""
-        self._watchers.setdefault(order_id, set()).add(watcher)
+    @property
+    def heads(self) -> Mapping[int, Cursor]:
+        """Where each partition's log has been read to; none before :meth:`begin`."""
+        return {number: self._head(number) for number in self._logs}
 
-    def unwatch(self, order_id: str, watcher: Watcher) -> None:
+    def _head(self, number: int) -> Cursor:
+        log = self._logs[number]
+        return log[-1].cursor if log else self._floors[number]
+
+    def log_after(self, partition: int, cursor: Cursor, limit: int) -> Sequence[Frame] | None:
+        """Return at most ``limit`` frames of a partition's log after ``cursor``; empty when none is newer.
+
+        None: the frame that follows ``cursor`` is not here, or no longer. Read the log.
+
+        Raises:
+            LogNotChainedError: the event at the cursor's place is another one here.
+        """
+        floor = self._floors.get(partition)
+        if floor is None or cursor.position < floor.position:
+            return None
+        log = self._logs[partition]
+        skipped = cursor.position - floor.position
+        if skipped > len(log):
+            return ()
+        at = log[skipped - 1].cursor if skipped else floor
+        if at != cursor:
+            raise LogNotChainedError(partition, cursor, at)
+        # By index, as the frames that are asked for are nearly always the last ones.
+        return [log[index] for index in range(skipped, min(len(log), skipped + limit))]
+
+    def watch(self, topic: str, watcher: Watcher) -> None:
+        """Tell ``watcher`` about each frame of the topic from now on. Idempotent."""
+        self._watchers.setdefault(topic, set()).add(watcher)
+
+    def unwatch(self, topic: str, watcher: Watcher) -> None:
         """Tell it no more. Idempotent."""
-        watchers = self._watchers.get(order_id, set())
+        watchers = self._watchers.get(topic, set())
         watchers.discard(watcher)
         if not watchers:
-            self._watchers.pop(order_id, None)
+            self._watchers.pop(topic, None)
 
     def _evict(self) -> None:
-        # Frames of one order leave in the order they came, so its oldest is the one that leaves now.
+        # Frames of one order, and of one log, leave in the order they came, so its oldest is the one that leaves now.
         frame = self._oldest_first.popleft()
         self._characters -= len(frame.text)
         frames = self._by_order[frame.order_id]
         frames.popleft()
         if not frames:
             del self._by_order[frame.order_id]
+        log = self._logs.get(frame.partition)
+        if log:
+            self._floors[frame.partition] = log.popleft().cursor

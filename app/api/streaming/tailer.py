@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.api.resume import is_held
-from app.api.streaming.ring import NotChainedError, Ring, frames_of_commit
+from app.api.streaming.ring import LogNotChainedError, NotChainedError, Ring, frames_of_commit
 from app.clock import Clock
 from eventstore.errors import (
     ForkError,
@@ -56,6 +56,7 @@ class Tailer:
             StoreUnavailableError: the store does not answer. Start again later.
         """
         self._positions.update(await self._store.log_ends())
+        self._ring.begin(self._positions)
         self.read_at_us = self._clock.now_us()
 
     async def run(self) -> None:
@@ -90,6 +91,7 @@ class Tailer:
                 await self._back_off(error)
         # The other partitions' events since are still to come: whoever reads an order's stream may lack them.
         self._positions.update({number: ends[number] for number in rewound.cursors})
+        self._ring.begin(self._positions)
         self.read_at_us = self._clock.now_us()
 
     async def _read(self) -> Sequence[StoredCommit]:
@@ -117,7 +119,7 @@ class Tailer:
         try:
             for frame in frames_of_commit(commit):
                 self._ring.append(frame)
-        except NotChainedError as error:
+        except (NotChainedError, LogNotChainedError) as error:
             raise self._rewound([commit.partition]) from error
         self._positions[commit.partition] = commit.end
 

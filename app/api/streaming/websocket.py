@@ -39,6 +39,7 @@ from app.api.streaming.ring import NotChainedError, Ring
 from app.api.streaming.subscriptions import Source, Subscription
 from app.clock import Clock
 from eventstore.errors import StoreUnavailableError
+from eventstore.ids import LOG_START, Cursor
 from eventstore.store import EventStore
 
 REQUESTS_MAX: Final = 64
@@ -158,9 +159,9 @@ class Session:
         if not self._ended.done():
             self._ended.set_result(closing)
 
-    def changed(self, order_id: str) -> None:
+    def changed(self, topic: str, before: Cursor = LOG_START) -> None:
         """See :meth:`Watcher.changed`."""
-        self._changed[order_id] = None
+        self._changed[topic] = None
         self._wake.set()
 
     async def close(self, closing: Closing) -> None:
