@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from app.api.health import HealthRoutes
 from app.api.orders.freshness import Freshness
@@ -21,8 +22,11 @@ from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
 from app.api.streaming.ring import Ring
+from app.api.streaming.sessions import Sessions, SocketLimits
+from app.api.streaming.snapshots import Snapshots
+from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
-from app.api.streaming.websocket import Sessions, SocketLimits
+from app.api.streaming.websocket import serve_socket
 from app.clock import Clock
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore
@@ -58,7 +62,14 @@ def create_application(services: Services) -> Starlette:
     tailer = Tailer(services.store, ring, services.clock)
     intake = Intake(services.streams, services.store, services.orders)
     freshness = Freshness(services.store, services.database, services.clock)
-    sessions = Sessions(store=services.store, intake=intake, ring=ring, clock=services.clock, limits=services.sockets)
+    sessions = Sessions(
+        source=Source(services.store, ring, Snapshots(services.store, services.database)),
+        intake=intake,
+        ring=ring,
+        clock=services.clock,
+        limits=services.sockets,
+        version=services.version,
+    )
     health = HealthRoutes(
         store=services.store,
         database=services.database,
@@ -72,16 +83,20 @@ def create_application(services: Services) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await tailer.start()
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(_follow(tailer, sessions, failed))
+            working = [tasks.create_task(_follow(tailer, sessions, failed)), tasks.create_task(sessions.run())]
             yield
-            following.cancel()
+            for task in working:
+                task.cancel()
         await intake.close()
         await freshness.close()
 
+    async def socket(one: WebSocket) -> None:
+        await serve_socket(one, sessions)
+
     application = Starlette(
         routes=[
-            WebSocketRoute(WEBSOCKET_PATH, sessions.endpoint),
-            WebSocketRoute(EXECUTE_PATH, sessions.endpoint),
+            WebSocketRoute(WEBSOCKET_PATH, socket),
+            WebSocketRoute(EXECUTE_PATH, socket),
             *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
             *health.routes(),
         ],

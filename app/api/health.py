@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.streaming.sessions import Sessions
 from app.api.streaming.tailer import Tailer
-from app.api.streaming.websocket import Sessions
 from app.clock import Clock
 from eventstore.errors import StoreUnavailableError
 from eventstore.store import EventStore

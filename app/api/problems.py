@@ -182,13 +182,22 @@ def unavailable(consequence: str) -> ProblemError:
     return ProblemError("unavailable", f"a server behind this one does not answer: {consequence}")
 
 
-def message_of(problem: ProblemError, message_id: str | int | None = None, order_id: str | None = None) -> str:
+def goaway_of(closing: Closing, cursors: Mapping[str, str]) -> str:
+    """Return what is said before a close; ``cursors``: what to resume each subscription by."""
+    body: dict[str, Any] = {"type": "goaway", "code": closing.code, "reason": closing.reason}
+    if cursors:
+        body["cursors"] = cursors
+    return msgspec.json.encode(body).decode()
+
+
+def message_of(
+    problem: ProblemError, message_id: str | int | None = None, names: Mapping[str, str] | None = None
+) -> str:
     """Return ``problem`` as a WebSocket message, naming the message or the subscription that it answers."""
     body: dict[str, Any] = {"type": "error", "code": problem.code, "message": problem.detail}
     if message_id is not None:
         body["id"] = message_id
-    if order_id is not None:
-        body["orderId"] = order_id
+    body.update(names or {})
     body.update(problem.facts)
     if problem.errors:
         body["errors"] = problem.errors

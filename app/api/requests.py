@@ -184,7 +184,7 @@ class Form:
             elif name not in accepted:
                 self.refuse(name, f"is not a field here; {_suggestion(name, accepted)}")
 
-    def finish(self, code: Literal["invalid_order", "invalid_message"]) -> None:
+    def finish(self, code: Literal["invalid_order", "invalid_message", "invalid_query"]) -> None:
         """Raise if anything was refused."""
         if self._errors:
             detail = "; ".join(f"{error.pointer[1:]} {error.message}" for error in self._errors[:ERRORS_MAX])

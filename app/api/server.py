@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.api.requests import BODY_BYTES_MAX
-from app.api.streaming.websocket import Sessions
+from app.api.streaming.sessions import Sessions
 
 PING_SECONDS: Final = 20
 SHUTDOWN_SECONDS: Final = 10

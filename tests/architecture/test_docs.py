@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from app.api.problems import PROBLEMS, Code
+from app.api.streaming.scopes import EventName
 from app.cli.main import app
 from app.orders.events import FailureCode
 from app.orders.lifecycle import Status, public_names
@@ -52,6 +53,10 @@ def test_the_readme_is_short_and_its_commands_exist() -> None:
 
 def test_every_problem_has_its_status() -> None:
     assert set(PROBLEMS) == set(get_args(Code))
+
+
+def test_filters_know_exactly_the_events_of_the_lifecycle() -> None:
+    assert set(get_args(EventName)) == {public_names(event)[0] for event in EVERY_EVENT}
 
 
 def test_every_failure_code_is_given_by_some_decision() -> None:

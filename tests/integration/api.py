@@ -14,9 +14,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api.application import Services, create_application
-from app.api.orders.intake import OrderLimits
+from app.api.orders.intake import Intake, OrderLimits
 from app.api.server import Server, address_of, listen
-from app.api.streaming.websocket import Sessions, SocketLimits
+from app.api.streaming.ring import Ring
+from app.api.streaming.sessions import Sessions, SocketLimits
+from app.api.streaming.snapshots import Snapshots
+from app.api.streaming.subscriptions import Source
 from app.clock import Clock, SystemClock
 from app.execution.streams import OrderHead, OrderStreams
 from app.orders.commands import (
@@ -106,6 +109,19 @@ async def running(
         stopping.set()
         await serving
         await database.dispose()
+
+
+def sessions_on(store: EventStore, ring: Ring, intake: Intake, limits: SocketLimits | None = None) -> Sessions:
+    """Subscribers' sessions without a server around them; there is no database."""
+    database = create_database_engine(NOWHERE, application_name="test api")
+    return Sessions(
+        source=Source(store, ring, Snapshots(store, database)),
+        intake=intake,
+        ring=ring,
+        clock=SystemClock(),
+        limits=limits or SocketLimits(),
+        version="0.0.test",
+    )
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.streaming.ring import Ring, Watcher
-from app.api.streaming.websocket import Sessions, SocketLimits
+from app.api.streaming.sessions import SocketLimits
+from app.api.streaming.websocket import serve_socket
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
 from eventstore.memory import MemoryEventStore
@@ -34,6 +35,7 @@ from tests.integration.api import (
     on_memory,
     running,
     say,
+    sessions_on,
 )
 
 
@@ -151,14 +153,8 @@ class Wires:
 
     def __init__(self, store: MemoryEventStore, limits: SocketLimits | None = None) -> None:
         self.ring = CountingRing()
-        clock = SystemClock()
-        self.sessions = Sessions(
-            store=store,
-            intake=Intake(OrderStreams(store, clock, bytes, "test"), store, OrderLimits()),
-            ring=self.ring,
-            clock=clock,
-            limits=limits or SocketLimits(),
-        )
+        intake = Intake(OrderStreams(store, SystemClock(), bytes, "test"), store, OrderLimits())
+        self.sessions = sessions_on(store, self.ring, intake, limits)
 
 
 class Wire:
@@ -197,7 +193,7 @@ class Wire:
     async def serve(self) -> None:
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         async with asyncio.timeout(WAIT_SECONDS):
-            await self._wires.sessions.endpoint(WebSocket(scope, self._receive, self._send))
+            await serve_socket(WebSocket(scope, self._receive, self._send), self._wires.sessions)
 
     async def _receive(self) -> Message:
         if self.inbox.empty():

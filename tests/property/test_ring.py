@@ -15,8 +15,9 @@ from starlette.websockets import WebSocket
 
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.streaming.ring import Ring
+from app.api.streaming.sessions import Sessions
 from app.api.streaming.tailer import Tailer
-from app.api.streaming.websocket import Sessions, SocketLimits
+from app.api.streaming.websocket import serve_socket
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
 from eventstore.memory import MemoryEventStore
@@ -24,6 +25,7 @@ from eventstore.store import StoredEvent
 from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, market_life
+from tests.integration.api import sessions_on
 
 EVENTS = 6
 WAIT_SECONDS = 10
@@ -63,7 +65,7 @@ class Client:
         self.open = True
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         socket = WebSocket(scope, self.inbox.get, self.take)
-        self.serving = asyncio.create_task(self.sessions.endpoint(socket))
+        self.serving = asyncio.create_task(serve_socket(socket, self.sessions))
 
     def follow(self, order_id: str, by: str) -> None:
         last = self.received[order_id][-1] if self.received[order_id] else 0
@@ -111,7 +113,7 @@ async def run(steps: Sequence[tuple[str, int | str]], turns: Sequence[int], fram
     ring = Ring(frames_max=frames_max, characters_max=1_000_000)
     tailer = Tailer(store, ring, clock)
     intake = Intake(OrderStreams(store, StepClock(), bytes, "test"), store, OrderLimits())
-    sessions = Sessions(store=store, intake=intake, ring=ring, clock=clock, limits=SocketLimits())
+    sessions = sessions_on(store, ring, intake)
     order_ids = [stream_id(f"owner-{number}", number=number + 1) for number in range(3)]
     waiting = [list(reversed(appends(order_id, market_life()))) for order_id in order_ids]
     for commits in waiting:

@@ -8,8 +8,11 @@ import pytest
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import ProblemError
 from app.api.requests import BODY_BYTES_MAX, parse_object, read_header_key
+from app.api.resume import After
 from app.api.streaming.messages import Cancel, Ping, Submit, Subscribe, Unsubscribe, message_id
 from app.api.streaming.messages import read_message as read_message_at
+from app.api.streaming.scopes import FromStart, OrderScope
+from app.api.streaming.subscriptions import Wanted
 from eventstore.ids import Cursor
 from tests.builders import stream_id
 from tests.clocks import START_US
@@ -293,12 +296,16 @@ def test_the_fingerprint_is_that_of_the_meaning_not_of_the_spelling() -> None:
 
 def test_messages_are_told_apart() -> None:
     order_id = stream_id(number=7)
+
+    def one(after: After) -> Subscribe:
+        return Subscribe(Wanted(scope=OrderScope(order_id), start=after))
+
     cases: list[tuple[dict[str, Any], object]] = [
-        ({"type": "subscribe", "orderId": order_id}, Subscribe(order_id, 0)),
-        ({"orderId": order_id, "after": 3}, Subscribe(order_id, 3)),
-        ({"orderId": order_id, "after": "3"}, Subscribe(order_id, 3)),
-        ({"orderId": order_id, "lastEventId": f"{order_id}/4"}, Subscribe(order_id, 4)),
-        ({"orderId": order_id, "after": "1-17-0123abcd", "id": 1}, Subscribe(order_id, Cursor(1, 17, "0123abcd"))),
+        ({"type": "subscribe", "orderId": order_id}, Subscribe(Wanted(scope=OrderScope(order_id), start=FromStart()))),
+        ({"orderId": order_id, "after": 3}, one(3)),
+        ({"orderId": order_id, "after": "3"}, one(3)),
+        ({"orderId": order_id, "lastEventId": f"{order_id}/4"}, one(4)),
+        ({"orderId": order_id, "after": "1-17-0123abcd", "id": 1}, one(Cursor(1, 17, "0123abcd"))),
         ({"type": "unsubscribe", "orderId": order_id}, Unsubscribe(order_id)),
         ({"type": "cancel", "orderId": order_id, "id": 2}, Cancel(order_id)),
         ({"type": "ping", "id": "x"}, Ping()),

@@ -27,11 +27,11 @@ class Noting:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.befores: list[Cursor] = []
+        self.befores: list[tuple[int, Cursor]] = []
 
-    def changed(self, topic: str, before: Cursor) -> None:
+    def changed(self, topic: str, partition: int, before: Cursor) -> None:
         self.told.append(topic)
-        self.befores.append(before)
+        self.befores.append((partition, before))
 
 
 def frame(order_id: str, seq: int, text: str = "{}") -> Frame:
@@ -238,9 +238,9 @@ def test_watchers_of_a_client_and_of_everything_are_told_where_the_log_was_befor
     for frame in (logged(0, 1, client="bob"), logged(0, 2, client="ann"), logged(1, 1), logged(1, 2, client="ann")):
         full.append(frame)
     assert client.told == [client_topic("ann")] * 2
-    assert client.befores == [logged(0, 1).cursor, logged(1, 1).cursor]
+    assert client.befores == [(0, logged(0, 1).cursor), (1, logged(1, 1).cursor)]
     assert everything.told == [EVERYTHING] * 4
-    assert everything.befores == [LOG_START, logged(0, 1).cursor, LOG_START, logged(1, 1).cursor]
+    assert everything.befores == [(0, LOG_START), (0, logged(0, 1).cursor), (1, LOG_START), (1, logged(1, 1).cursor)]
 
 
 def test_a_frame_knows_what_filters_ask_for() -> None:

@@ -7,30 +7,68 @@ from msgspec import Struct
 
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import FieldError, ProblemError
-from app.api.requests import INTEGER, Form, Number, is_printable, pointer_to
-from app.api.resume import After, parse_after, parse_order_id
+from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable, pointer_to
+from app.api.resume import parse_order_id
+from app.api.streaming.scopes import (
+    FILTER_FIELDS,
+    START_FIELDS,
+    AllScope,
+    ClientScope,
+    OrderScope,
+    Scope,
+    read_filter,
+    read_start,
+)
+from app.api.streaming.subscriptions import Wanted
 from app.orders.events import OrderType
 
 ID_CHARACTERS_MAX: Final = 64
+NAME_CHARACTERS_MAX: Final = 80
+"""Of a subscription; room for the name that one of a client is given."""
+VERSION: Final = 1
+"""Of the protocol."""
+WINDOW_MAX: Final = 4_096
+BATCH_MAX: Final = 500
+CURSOR_CHARACTERS_MAX: Final = 4_096
+
+_PLAIN_FIELDS: Final = ("type", "orderId", "after", "lastEventId", "id")
+_SUBSCRIBE_FIELDS: Final = (
+    *("type", "id", "sub", "scope", "orderId", "clientId", "snapshot", "until", "window", "batch"),
+    *START_FIELDS,
+    *FILTER_FIELDS,
+)
+
+
+class Hello(Struct, frozen=True):
+    """Answer with what this server is, and send heartbeats from now on."""
+
+    version: int
 
 
 class Submit(Struct, frozen=True):
-    """Place an order and send its events."""
+    """Place an order and send its events; ``follow`` names that subscription."""
 
     request: OrderRequest
+    follow: str | None = None
 
 
 class Subscribe(Struct, frozen=True):
-    """Send the events of an order after ``after``."""
+    """Send events."""
 
-    order_id: str
-    after: After
+    wanted: Wanted
 
 
 class Unsubscribe(Struct, frozen=True):
-    """Send no more events of an order."""
+    """Send no more events of the subscription with that name; without one, its order's id."""
 
-    order_id: str
+    name: str
+
+
+class Ack(Struct, frozen=True):
+    """The events of the subscription up to that cursor are processed."""
+
+    name: str
+    cursor: str
 
 
 class Cancel(Struct, frozen=True):
@@ -40,10 +78,12 @@ class Cancel(Struct, frozen=True):
 
 
 class Ping(Struct, frozen=True):
-    """Answer."""
+    """Answer, repeating ``t``."""
+
+    t: int | None = None
 
 
-Message = Submit | Subscribe | Unsubscribe | Cancel | Ping
+Message = Hello | Submit | Subscribe | Unsubscribe | Ack | Cancel | Ping
 MessageId = str | int | None
 
 
@@ -76,40 +116,123 @@ def read_message(members: Mapping[str, Any], *, now_us: int) -> Message:
     form = Form({name: value for name, value in members.items() if name != "id"})
     kind = members.get("type", "subscribe" if "orderId" in members else "market")
     match kind:
-        case "subscribe" | "unsubscribe" | "cancel":
+        case "subscribe":
+            return Subscribe(_read_wanted(form, plain=members.keys() <= set(_PLAIN_FIELDS)))
+        case "unsubscribe" | "cancel":
             return _read_about_order(form, kind)
-        case "ping":
-            form.take(("type",))
-            form.refuse_unknown(("type", "id"))
-            form.finish("invalid_message")
-            return Ping()
+        case "ack" | "hello" | "ping":
+            return _read_about_socket(form, kind)
         case str() if kind.lower() in get_args(OrderType):
-            order = {name: value for name, value in members.items() if name != "id"}
-            return Submit(read_order(order, now_us=now_us))
+            order = {name: value for name, value in members.items() if name not in ("id", "follow")}
+            follow = Form({"follow": members["follow"]} if "follow" in members else {})
+            name = follow.text(("follow",), NAME_CHARACTERS_MAX)
+            follow.finish("invalid_order")
+            return Submit(read_order(order, now_us=now_us), name)
         case _:
-            known = '"subscribe", "unsubscribe", "cancel", "ping", or, in an order, "market", "limit" or "sniper"'
-            raise _invalid_message("type", f"must be {known}")
+            known = (
+                '"hello", "subscribe", "unsubscribe", "ack", "cancel", "ping", or, in an order, "market", "limit" or '
+            )
+            raise _invalid_message("type", f'must be {known}"sniper"')
 
 
-def _read_about_order(
-    form: Form, kind: Literal["subscribe", "unsubscribe", "cancel"]
-) -> Subscribe | Unsubscribe | Cancel:
+def _read_wanted(form: Form, *, plain: bool) -> Wanted:
     form.take(("type",))
-    order_id = form.text(("orderId",), ID_CHARACTERS_MAX, needed=True)
-    accepted: tuple[str, ...] = ("type", "orderId", "id")
-    after = None
-    if kind == "subscribe":
-        after = form.take(("after", "lastEventId"))
-        accepted += ("after", "lastEventId")
-        if after is not None and not isinstance(after, str):
-            form.refuse("after", "must be a seq, an event id or a cursor")
-    form.refuse_unknown(accepted)
+    scope = _scope(form)
+    name = form.text(("sub",), NAME_CHARACTERS_MAX)
+    start = read_start(form, scope, snapshot=_flag(form, "snapshot"))
+    until = form.take(("until",))
+    if until not in (None, "caught_up") and not (until == "terminal" and isinstance(scope, OrderScope)):
+        form.refuse("until", 'must be "caught_up", or, of one order, "terminal"')
+    wanted = Wanted(
+        scope=scope,
+        start=start,
+        name=None if plain else name or _name_of(scope),
+        filter=read_filter(form),
+        until_caught_up=until == "caught_up",
+        window=form.whole("window", 1, WINDOW_MAX),
+        batch=form.whole("batch", 1, BATCH_MAX),
+    )
+    form.refuse_unknown(_PLAIN_FIELDS if plain else _SUBSCRIBE_FIELDS)
     form.finish("invalid_message")
+    if isinstance(scope, OrderScope):
+        parse_order_id(scope.order_id)
+    return wanted
+
+
+def _scope(form: Form) -> Scope:
+    kind = form.take(("scope",))
+    order_id = form.text(("orderId",), ID_CHARACTERS_MAX)
+    client = form.text(("clientId",), CLIENT_CHARACTERS_MAX)
+    found: list[Scope] = []
+    if order_id is not None:
+        found.append(OrderScope(order_id))
+    if client is not None:
+        found.append(ClientScope(client))
+    if kind == "all":
+        found.append(AllScope())
+    elif kind is not None:
+        form.refuse("scope", 'must be "all", or left out beside orderId or clientId')
+    if len(found) > 1:
+        form.refuse("scope", "must be one: give orderId, or clientId, or scope")
+    if not found:
+        form.refuse("orderId", 'is missing: give it, or clientId, or scope "all"')
+        return AllScope()
+    return found[0]
+
+
+def _name_of(scope: Scope) -> str:
+    match scope:
+        case OrderScope(order_id):
+            return order_id
+        case ClientScope(client):
+            return f"client:{client}"
+        case AllScope():
+            return "all"
+
+
+def _flag(form: Form, name: str) -> bool:
+    value = form.take((name,))
+    if value not in (None, True, False):
+        form.refuse(name, "must be true or false")
+    return value is True
+
+
+def _read_about_order(form: Form, kind: Literal["unsubscribe", "cancel"]) -> Unsubscribe | Cancel:
+    form.take(("type",))
+    name = form.text(("sub",), NAME_CHARACTERS_MAX) if kind == "unsubscribe" else None
+    order_id = form.text(("orderId",), ID_CHARACTERS_MAX, needed=name is None)
+    if name is not None and order_id is not None:
+        form.refuse("orderId", "must not be given beside sub")
+    form.refuse_unknown(("type", "orderId", "id", *(("sub",) if kind == "unsubscribe" else ())))
+    form.finish("invalid_message")
+    if name is not None:
+        return Unsubscribe(name)
     assert order_id is not None
     parse_order_id(order_id)
-    if kind != "subscribe":
-        return Unsubscribe(order_id) if kind == "unsubscribe" else Cancel(order_id)
-    return Subscribe(order_id, 0 if after is None else parse_after(after, order_id))
+    return Unsubscribe(order_id) if kind == "unsubscribe" else Cancel(order_id)
+
+
+def _read_about_socket(form: Form, kind: Literal["ack", "hello", "ping"]) -> Ack | Hello | Ping:
+    form.take(("type",))
+    if kind == "ping":
+        t = form.whole("t", 0, 10**15 - 1)
+        form.refuse_unknown(("type", "t", "id"))
+        form.finish("invalid_message")
+        return Ping(t)
+    if kind == "hello":
+        version = form.whole("v", 1, 1_000)
+        client = form.take(("client",))
+        if client is not None and not isinstance(client, dict):
+            form.refuse("client", 'must be an object such as {"name":"bot","version":"1.0"}')
+        form.refuse_unknown(("type", "v", "client", "id"))
+        form.finish("invalid_message")
+        return Hello(VERSION if version is None else version)
+    name = form.text(("sub",), NAME_CHARACTERS_MAX, needed=True)
+    cursor = form.text(("cursor",), CURSOR_CHARACTERS_MAX, needed=True)
+    form.refuse_unknown(("type", "sub", "cursor", "id"))
+    form.finish("invalid_message")
+    assert name is not None and cursor is not None
+    return Ack(name, cursor)
 
 
 def _invalid_message(name: str, message: str) -> ProblemError:

@@ -31,6 +31,7 @@ class Frame(Struct, frozen=True):
     """The anchor of the event before it; "" for the order's first."""
     cursor: Cursor = LOG_START
     event: str = ""
+    at: str = ""
     status: str = ""
     client: str | None = None
     assets: tuple[str, str] | None = None
@@ -59,7 +60,7 @@ class NotChainedError(Exception):
 class LogNotChainedError(Exception):
     """What follows in a partition's log does not follow what a reader has of it: these are two histories."""
 
-    def __init__(self, partition: int, cursor: Cursor, found: Cursor) -> None:
+    def __init__(self, partition: int, cursor: Cursor, found: Cursor | str) -> None:
         super().__init__(f"partition {partition}: {found} does not go on from {cursor}")
         self.partition = partition
         self.cursor = cursor
@@ -68,10 +69,10 @@ class LogNotChainedError(Exception):
 class Watcher(Protocol):
     """Wants to know when there are new events of a topic."""
 
-    def changed(self, topic: str, before: Cursor) -> None:
+    def changed(self, topic: str, partition: int, before: Cursor) -> None:
         """Take note; called within the append, so it must not wait, nor change the ring.
 
-        ``before`` is where the log of the event's partition ended without it.
+        ``before`` is where the log of the event's ``partition`` ended without it.
         """
         ...
 
@@ -88,6 +89,7 @@ class _Meta(Struct):
 
 class _Head(Struct, rename="camel"):
     event: str
+    at: str
     status: Status
     meta: _Meta
     base_asset: str | None = None
@@ -110,6 +112,7 @@ def frame_of(order_id: str, seq: int, data: bytes, cursor: Cursor) -> Frame:
         (head.meta.prev or "")[: len(cursor.anchor)],
         cursor,
         head.event,
+        head.at,
         head.status,
         head.meta.client,
         None if base is None or quote is None else (base, quote),
@@ -188,7 +191,7 @@ class Ring:
             topics.append(client_topic(frame.client))
         for topic in topics:
             for watcher in self._watchers.get(topic, ()):
-                watcher.changed(topic, before)
+                watcher.changed(topic, frame.partition, before)
 
     def _append_to_log(self, frame: Frame) -> Cursor:
         """Add the frame to its log, and return where that ended before."""

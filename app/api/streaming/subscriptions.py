@@ -1,82 +1,274 @@
-"""Subscriptions: positions in orders' streams, and what follows each of them, from ring or store."""
+"""Subscriptions: what a subscriber wants and where it is; what follows comes from the ring, the store or the logs."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
-from app.api.resume import After, Resumed, read_on, resume, resume_from_ring
-from app.api.streaming.messages import MessageId
-from app.api.streaming.ring import Frame, Ring
+from app.api.resume import PAGE as EVENTS_PAGE
+from app.api.resume import After, Resumed, read_events, read_on, resume, resume_from_ring
+from app.api.streaming.logs import LogReader
+from app.api.streaming.places import LogPlace, OrderPlace, Place
+from app.api.streaming.ring import Frame, Ring, frame_of_event
+from app.api.streaming.scopes import (
+    AllScope,
+    Filter,
+    FromNow,
+    FromStart,
+    Last,
+    LogScope,
+    OrderScope,
+    Scope,
+    Since,
+    Snapshot,
+    Start,
+    covers,
+    format_cursors,
+    topic_of,
+)
+from app.api.streaming.snapshots import OrderSnapshot, Snapshots
+from app.orders.times import format_time
+from eventstore.ids import LOG_START, Cursor
 from eventstore.store import EventStore
 
 PAGE: Final = 100
 CATCH_UPS_MAX: Final = 8
+ASSETS_MAX: Final = 20_000
+"""Of so many orders the assets are remembered."""
 
 P = TypeVar("P")
 T = TypeVar("T")
 
 
-class Subscription:
-    """Where a socket is in an order's events."""
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a subscriber asks for."""
 
-    def __init__(self, order_id: str, start: After | None, reply_to: MessageId) -> None:
-        self.order_id: Final = order_id
-        self.seq = 0
-        """The last event sent; meaningful once ``start`` is None."""
-        self.anchor = ""
-        """That event's, so that nothing is sent that does not follow it."""
+    scope: Scope
+    start: Start
+    name: str | None = None
+    """Put as ``sub`` into everything that is sent; None: one order's frames as they are, for clients that expect so."""
+    filter: Filter = Filter()
+    until_caught_up: bool = False
+    window: int | None = None
+    """Events that may be sent before one of them is acknowledged; None: any number."""
+    batch: int | None = None
+    """Events in one message; None: each is a message."""
+
+
+class Subscription:
+    """Where a subscriber is in the events that it wants."""
+
+    def __init__(self, wanted: Wanted, start: Start | None) -> None:
+        self.wanted: Final = wanted
+        self.scope: Final = wanted.scope
+        self.topic: Final = topic_of(wanted.scope)
         self.start = start
-        """What the client asked to resume after, until that is checked."""
-        self.reply_to = reply_to
-        self.held = False
-        """Its order is being appended: events wait until the append has answered."""
-        self.missed = False
-        """The ring told of an event while it was held."""
+        """What was asked to begin with, until that is checked; None: the place is checked."""
+        self.place: Place = (
+            OrderPlace(wanted.scope.order_id) if isinstance(wanted.scope, OrderScope) else LogPlace(wanted.scope, {})
+        )
+        self.replaying = True
+        """It has not caught up yet, for the first time."""
+        self.outstanding: Final[deque[str]] = deque()
+        """Cursors of the events that were sent and not acknowledged, where that matters; at most ``window``."""
+        self._head = "" if wanted.name is None else f'"sub":{msgspec.json.encode(wanted.name).decode()},'
+
+    @property
+    def room(self) -> int:
+        """How many events may be sent now."""
+        window = self.wanted.window
+        return PAGE if window is None else window - len(self.outstanding)
+
+    def text_of(self, frame: Frame) -> str:
+        """Return a frame that was just passed, as this subscriber gets it."""
+        if not self._head:
+            return frame.text
+        text = frame.text
+        if isinstance(self.scope, AllScope):
+            text = f'{frame.without_cursor},"cursor":"{self.place.text}"}}'
+        marks = '"replay":true,' if self.replaying else ""
+        return f"{{{self._head}{marks}{text[1:]}"
+
+    def sent(self) -> None:
+        """Take note that the event at the place went out."""
+        if self.wanted.window is not None:
+            self.outstanding.append(self.place.text)
+
+    def acknowledge(self, cursor: str) -> None:
+        """Give back the room of the event with that cursor, and of those before it; of none if it has none."""
+        if cursor in self.outstanding:
+            while self.outstanding.popleft() != cursor:
+                pass
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """The place that a subscriber begins at, checked."""
+
+    after: str | int
+    """What leads there: the seq of an order's event, else a cursor."""
+    ended: bool = False
+    """Nothing will ever follow."""
+    snapshot: OrderSnapshot | None = None
 
 
 class Following(Struct, frozen=True, kw_only=True):
     """What a subscription lacks."""
 
-    resumed: Resumed | None
-    """The place that its client asked for, when that has just been checked."""
-    frames: Sequence[Frame]
-    more: bool
+    started: Started | None = None
+    """Set the first time."""
+    frames: Sequence[Frame] = ()
+    more: bool = False
     """More may follow at once."""
 
 
 class Source:
-    """Reads what subscriptions lack; one for all sockets of a process, so that reads behind the ring are bounded."""
+    """Reads what subscriptions lack; one for all of a process, so that reads behind the ring are bounded."""
 
-    def __init__(self, store: EventStore, ring: Ring) -> None:
+    def __init__(self, store: EventStore, ring: Ring, snapshots: Snapshots) -> None:
         self._store = store
         self._ring = ring
+        self._snapshots = snapshots
         self._catch_ups = asyncio.Semaphore(CATCH_UPS_MAX)
+        self._assets: dict[str, tuple[str, str]] = {}
+        self.logs: Final = LogReader(store, ring, self._catch_ups)
 
     async def following(self, subscription: Subscription) -> Following:
         """Return what follows; the first time also the checked place, which is then the subscription's own.
 
+        Frames that the subscription does not want are among them: :meth:`admits` tells.
+
         Raises:
             ProblemError: nothing follows the place that the client asked for. Tell it.
-            NotChainedError: what was sent last did not last. Send the client away, to resume by its cursor.
+            NotChainedError, LogNotChainedError: what was sent last did not last. Send the client away, to resume by
+                its cursor.
             StoreUnavailableError: back off and ask again.
         """
-        order_id = subscription.order_id
+        if isinstance(subscription.place, OrderPlace):
+            return await self._of_order(subscription, subscription.place)
         if subscription.start is not None:
-            resumed = resume_from_ring(self._ring, order_id, subscription.start)
-            if resumed is None:
-                resumed = await self._read(resume, order_id, subscription.start)
-            subscription.seq, subscription.anchor = resumed.seq, resumed.anchor
-            subscription.start = None
-            return Following(resumed=resumed, frames=resumed.frames, more=resumed.more)
-        place = subscription.seq, subscription.anchor
-        found = self._ring.after(order_id, *place)
+            return await self._begin_in_logs(subscription)
+        frames = await self.logs.following(subscription.place, PAGE)
+        return Following(frames=frames, more=bool(frames))
+
+    async def admits(self, wanted: Wanted, frame: Frame) -> bool:
+        """Whether a subscriber wants the event."""
+        if not covers(wanted.scope, frame):
+            return False
+        if wanted.filter.is_open:
+            return True
+        assets = None if wanted.filter.assets is None else await self._assets_of(frame)
+        return wanted.filter.admits(frame, assets)
+
+    def where(self, subscription: Subscription) -> str:
+        """Return the cursor of a subscription's place, which moves with the ring while nothing follows."""
+        if isinstance(subscription.place, LogPlace):
+            subscription.place.follow(self._ring.heads)
+        return subscription.place.text
+
+    def behind(self, subscription: Subscription) -> int:
+        """Return how many positions of the logs it covers are after a subscription's place; 0 for one order's."""
+        if isinstance(subscription.place, OrderPlace):
+            return 0
+        heads = self._ring.heads
+        places = subscription.place.cursors.items()
+        return sum(max(0, heads[number].position - cursor.position) for number, cursor in places if number in heads)
+
+    def head(self) -> str:
+        """Return the cursor of everything that this process has read."""
+        return format_cursors(AllScope(), self._ring.heads)
+
+    def head_of(self, scope: LogScope) -> str:
+        """Return the cursor of what this process has read of a scope's logs."""
+        heads = self._ring.heads
+        covered = self.logs.partitions(scope)
+        return format_cursors(scope, {number: heads.get(number, LOG_START) for number in covered})
+
+    async def _begin_in_logs(self, subscription: Subscription) -> Following:
+        scope, start, snapshot = subscription.scope, subscription.start, None
+        assert not isinstance(scope, OrderScope)
+        if isinstance(start, Snapshot):
+            snapshot, place = await self._snapshots.of_orders(scope, self.logs.partitions(scope))
+        else:
+            assert not isinstance(start, int | Cursor) and start is not None
+            place = await self.logs.place(scope, start, lambda frame: self.admits(subscription.wanted, frame))
+        subscription.place, subscription.start = place, None
+        return Following(started=Started(after=place.text, snapshot=snapshot), more=True)
+
+    async def _of_order(self, subscription: Subscription, place: OrderPlace) -> Following:
+        if subscription.start is not None:
+            return await self._begin_in_order(subscription, place, subscription.start)
+        found = self._ring.after(place.order_id, place.seq, place.anchor)
         if found is not None:
-            return Following(resumed=None, frames=found, more=False)
-        frames, more = await self._read(read_on, order_id, place)
-        return Following(resumed=None, frames=frames, more=more)
+            return Following(frames=found)
+        frames, more = await self._read(read_on, place.order_id, (place.seq, place.anchor))
+        return Following(frames=frames, more=more)
+
+    async def _begin_in_order(self, subscription: Subscription, place: OrderPlace, start: Start) -> Following:
+        if isinstance(start, Snapshot):
+            async with self._catch_ups:
+                snapshot, ended = await self._snapshots.of_order(place)
+            subscription.start = None
+            return Following(started=Started(after=place.seq, ended=ended, snapshot=snapshot), more=True)
+        after = await self._after(subscription.wanted, place.order_id, start)
+        resumed = resume_from_ring(self._ring, place.order_id, after)
+        if resumed is None:
+            resumed = await self._read(resume, place.order_id, after)
+        place.move(resumed.seq, resumed.anchor, _text_of(resumed, after))
+        subscription.start = None
+        started = Started(after=resumed.seq, ended=resumed.ended)
+        return Following(started=started, frames=resumed.frames, more=resumed.more)
+
+    async def _after(self, wanted: Wanted, order_id: str, start: Start) -> After:
+        """Return the event of an order that ``start`` means."""
+        match start:
+            case int() | Cursor():
+                return start
+            case FromStart():
+                return 0
+            case FromNow() | Since() | Last():
+                async with self._catch_ups:
+                    seqs, last = await self._seqs(wanted, order_id, start)
+                if isinstance(start, Last):
+                    seqs = seqs[-start.count :]
+                return seqs[0] - 1 if seqs else last
+            case _:
+                raise AssertionError(f"{start} is no place in an order")
+
+    async def _seqs(self, wanted: Wanted, order_id: str, start: FromNow | Since | Last) -> tuple[list[int], int]:
+        """Return the seqs of an order's events that are meant, and its last seq."""
+        since = format_time(start.at_us) if isinstance(start, Since) else None
+        seqs: list[int] = []
+        last = 0
+        while page := await read_events(self._store, order_id, last, EVENTS_PAGE):
+            for event in page:
+                frame = frame_of_event(order_id, event)
+                if since is not None and frame.at >= since:
+                    seqs.append(frame.seq)
+                if isinstance(start, Last) and await self.admits(wanted, frame):
+                    seqs.append(frame.seq)
+            last = page[-1].version
+            if len(page) < EVENTS_PAGE:
+                break
+        return seqs, last
 
     async def _read(self, read: Callable[[EventStore, str, P, int], Awaitable[T]], order_id: str, position: P) -> T:
         async with self._catch_ups:
             return await read(self._store, order_id, position, PAGE)
+
+    async def _assets_of(self, frame: Frame) -> tuple[str, str] | None:
+        found = frame.assets or self._assets.get(frame.order_id)
+        if found is None:
+            first = await read_events(self._store, frame.order_id, 0, 1)
+            found = frame_of_event(frame.order_id, first[0]).assets if first else None
+        if found is not None and frame.order_id not in self._assets:
+            if len(self._assets) >= ASSETS_MAX:
+                del self._assets[next(iter(self._assets))]
+            self._assets[frame.order_id] = found
+        return found
+
+
+def _text_of(resumed: Resumed, after: After) -> str:
+    return str(after) if isinstance(after, Cursor) else str(resumed.seq)

@@ -1,31 +1,32 @@
-"""Order events on WebSockets: every subscription is a position in its order's stream, served from ring or store."""
+"""One WebSocket: a reader that obeys and never waits, a writer that alone sends, and the requests that take time."""
 
 import asyncio
-import logging
+import secrets
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.api.orders.intake import Intake
 from app.api.orders.request import OrderRequest
 from app.api.problems import (
-    DRAINING,
-    LOG_REWOUND,
     SLOW,
     TOO_MANY_MESSAGES,
-    TOO_MANY_SOCKETS,
     Closing,
     ProblemError,
+    goaway_of,
     message_of,
 )
-from app.api.requests import parse_object
-from app.api.resume import After, Resumed, parse_after, parse_order_id
+from app.api.requests import BODY_BYTES_MAX, parse_object
+from app.api.resume import parse_after, parse_order_id
+from app.api.streaming.deliveries import Deliveries, Feed, message
 from app.api.streaming.messages import (
+    BATCH_MAX,
+    VERSION,
+    WINDOW_MAX,
+    Ack,
     Cancel,
+    Hello,
     Message,
     MessageId,
     Ping,
@@ -35,108 +36,50 @@ from app.api.streaming.messages import (
     message_id,
     read_message,
 )
-from app.api.streaming.ring import NotChainedError, Ring
-from app.api.streaming.subscriptions import Source, Subscription
-from app.clock import Clock
-from eventstore.errors import StoreUnavailableError
-from eventstore.ids import LOG_START, Cursor
-from eventstore.store import EventStore
+from app.api.streaming.scopes import OrderScope
+from app.api.streaming.sessions import Sessions
+from app.api.streaming.subscriptions import Wanted
+from app.orders.times import format_time
 
 REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
-BACK_OFF_SECONDS: Final = 0.5
 CLOSE_SECONDS: Final = 1
-DRAIN_SECONDS: Final = 3
-
-log: Final = logging.getLogger(__name__)
-
-
-class SocketLimits(Struct, frozen=True, kw_only=True):
-    """Bounds of what sockets may hold."""
-
-    sockets_max: int = 5_000
-    subscriptions_max: int = 200
-    """Per socket."""
-    send_seconds_max: float = 10
-    """A client that takes no data for longer is a slow consumer."""
+SECOND_HELLO: Final = Closing(4409, "hello was said before")
+FOREIGN_VERSION: Final = Closing(4406, f"this server speaks version {VERSION} of the protocol")
 
 
 class _SocketGoneError(Exception):
     """The socket cannot be written to any more."""
 
 
-class Sessions:
-    """All sockets of one process."""
-
-    def __init__(self, *, store: EventStore, intake: Intake, ring: Ring, clock: Clock, limits: SocketLimits) -> None:
-        self.source: Final = Source(store, ring)
-        self.intake: Final = intake
-        self.ring: Final = ring
-        self.clock: Final = clock
-        self.limits: Final = limits
-        self.refusal: Closing | None = None
-        """Why sockets are closed at once; None while they are welcome."""
-        self._open: set[Session] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    async def endpoint(self, socket: WebSocket) -> None:
-        """Serve one socket until either side ends it."""
-        try:
-            await socket.accept()
-        except OSError:
-            # The client left during the handshake.
-            return
-        session = Session(socket, self)
-        refusal = self.refusal or (TOO_MANY_SOCKETS if len(self._open) >= self.limits.sockets_max else None)
-        if refusal is not None:
-            await session.close(refusal)
-            return
-        self._open.add(session)
-        self._empty.clear()
-        try:
-            await session.run()
-        finally:
-            self._open.discard(session)
-            if not self._open:
-                self._empty.set()
-
-    def refuse(self, closing: Closing) -> None:
-        """End every socket, and each that comes from now on until :meth:`welcome`."""
-        if self.refusal is not DRAINING:
-            self.refusal = closing
-        for session in self._open:
-            session.end(closing)
-
-    def welcome(self) -> None:
-        """Take sockets again, unless the process is stopping."""
-        if self.refusal is not DRAINING:
-            self.refusal = None
-
-    async def drain(self) -> None:
-        """End every socket, telling its client to come back, and wait for that, a few seconds at most."""
-        self.refuse(DRAINING)
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                await self._empty.wait()
-        except TimeoutError:
-            log.warning("sockets_left", extra={"sockets": len(self._open)})
+async def serve_socket(socket: WebSocket, sessions: Sessions) -> None:
+    """Serve one socket until either side ends it."""
+    try:
+        await socket.accept()
+    except OSError:
+        # The client left during the handshake.
+        return
+    session = Session(socket, sessions)
+    refusal = sessions.objection
+    if refusal is not None:
+        await session.close(refusal)
+        return
+    with sessions.joined(session):
+        await session.run()
 
 
 class Session:
-    """One socket: a reader that never waits for anything else, and a writer that alone sends."""
+    """One socket."""
 
     def __init__(self, socket: WebSocket, sessions: Sessions) -> None:
         self._socket = socket
         self._all = sessions
-        self._subscriptions: dict[str, Subscription] = {}
-        self._changed: dict[str, None] = {}
         self._replies: deque[str] = deque()
         self._wake = asyncio.Event()
+        self._deliveries = Deliveries(sessions, self, self._wake)
         self._requests: set[asyncio.Task[None]] = set()
+        self._greeted = False
+        self._sent_at = 0.0
         self._ended: asyncio.Future[Closing | None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -148,42 +91,45 @@ class Session:
                 closing = await self._ended
                 for task in (*loops, *self._requests):
                     task.cancel()
+            if closing is not None:
+                await self.close(closing)
         finally:
-            for subscription in list(self._subscriptions.values()):
-                self._forget(subscription)
-        if closing is not None:
-            await self.close(closing)
+            self._deliveries.forget_all()
 
     def end(self, closing: Closing | None) -> None:
-        """End the session, with a close code unless the client is gone. Only the first call counts."""
+        """See :meth:`Subscriber.end`."""
         if not self._ended.done():
             self._ended.set_result(closing)
 
-    def changed(self, topic: str, before: Cursor = LOG_START) -> None:
-        """See :meth:`Watcher.changed`."""
-        self._changed[topic] = None
-        self._wake.set()
+    def tick(self, now: float) -> None:
+        """See :meth:`Subscriber.tick`."""
+        if self._replies:
+            # Whoever does not take answers is told nothing on top.
+            return
+        self._deliveries.tick(now)
+        if self._greeted and now - self._sent_at >= self._all.limits.heartbeat_seconds:
+            facts = {"t": self._all.clock.now_us() // 1_000, "head": self._all.source.head()}
+            self.reply(message("heartbeat", None, facts))
 
     async def close(self, closing: Closing) -> None:
         """Tell the client why, and close. A client that takes no data is left to the server."""
-        goaway = msgspec.json.encode({"type": "goaway", "code": closing.code, "reason": closing.reason}).decode()
         messages = (
-            {"type": "websocket.send", "text": goaway},
+            {"type": "websocket.send", "text": goaway_of(closing, self._deliveries.cursors())},
             {"type": "websocket.close", "code": closing.code, "reason": closing.reason},
         )
         try:
-            for message in messages:
-                await self._send_message(message, CLOSE_SECONDS)
+            for one in messages:
+                await self._send_message(one, CLOSE_SECONDS)
         except (_SocketGoneError, TimeoutError):
             return
 
     async def _read(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            message = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
                 self.end(None)
                 return
-            self._take(message.get("text"), tasks)
+            self._take(received.get("text"), tasks)
             if self._replies:
                 # Messages that came together are read without a pause: this is the writer's turn to answer.
                 await asyncio.sleep(0)
@@ -195,27 +141,57 @@ class Session:
                 raise ProblemError("binary_frame", "send JSON in text frames")
             members = parse_object(text)
             reply_to = message_id(members)
-            message = read_message(members, now_us=self._all.clock.now_us())
-            self._obey(message, reply_to, tasks)
+            self._obey(read_message(members, now_us=self._all.clock.now_us()), reply_to, tasks)
         except ProblemError as problem:
-            self._reply(message_of(problem, reply_to))
+            self.reply(message_of(problem, reply_to))
 
-    def _obey(self, message: Message, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
-        match message:
-            case Submit(request):
-                self._submit(request, reply_to, tasks)
-            case Subscribe(order_id, after):
-                self._subscribe(order_id, after, reply_to)
-            case Unsubscribe(order_id):
-                if order_id not in self._subscriptions:
-                    raise ProblemError("not_subscribed", f"this socket does not receive order {order_id}")
-                self._forget(self._subscriptions[order_id])
-                self._answer("unsubscribed", reply_to, orderId=order_id)
+    def _obey(self, said: Message, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
+        match said:
+            case Hello(version):
+                self._greet(version, reply_to)
+            case Submit(request, follow):
+                self._submit(request, follow, reply_to, tasks)
+            case Subscribe(wanted):
+                self._subscribe(Feed(wanted, wanted.start, reply_to))
+            case Unsubscribe(key):
+                self._unsubscribe(key, reply_to)
+            case Ack(key, cursor):
+                self._deliveries.acknowledge(key, cursor)
             case Cancel(order_id):
                 self._check_room()
                 self._start(self._cancel(order_id, reply_to), tasks)
-            case Ping():
-                self._answer("pong", reply_to)
+            case Ping(t):
+                self.reply(message("pong", reply_to, {} if t is None else {"t": t}))
+
+    def _greet(self, version: int, reply_to: MessageId) -> None:
+        if self._greeted:
+            self.end(SECOND_HELLO)
+        elif version != VERSION:
+            self.end(FOREIGN_VERSION)
+        else:
+            self._greeted = True
+            self.reply(message("welcome", reply_to, self._welcome()))
+
+    def _welcome(self) -> dict[str, Any]:
+        limits = self._all.limits
+        heads = self._all.ring.heads
+        return {
+            "v": VERSION,
+            "connection": f"c_{secrets.token_hex(6)}",
+            "log": {
+                "epochs": {str(number): cursor.epoch for number, cursor in heads.items() if cursor.position},
+                "head": self._all.source.head(),
+            },
+            "heartbeatMs": int(limits.heartbeat_seconds * 1_000),
+            "limits": {
+                "frameBytes": BODY_BYTES_MAX,
+                "subs": limits.subscriptions_max,
+                "inflight": REQUESTS_MAX,
+                "windowMax": WINDOW_MAX,
+                "batchMax": BATCH_MAX,
+            },
+            "server": {"version": self._all.version, "time": format_time(self._all.clock.now_us())},
+        }
 
     def _take_query(self) -> None:
         query = self._socket.query_params
@@ -228,35 +204,33 @@ class Session:
                     raise ProblemError("invalid_query", f"{names[0]} needs orderId beside it")
                 return
             order_id = parse_order_id(query["orderId"])
-            self._subscribe(order_id, parse_after(query[names[0]], order_id) if names else 0, None)
+            after = parse_after(query[names[0]], order_id) if names else 0
+            self._subscribe(Feed(Wanted(scope=OrderScope(order_id), start=after), after, None))
         except ProblemError as problem:
-            self._reply(message_of(problem))
+            self.reply(message_of(problem))
 
-    def _subscribe(self, order_id: str, after: After, reply_to: MessageId) -> None:
-        if order_id in self._subscriptions:
-            raise ProblemError("already_subscribed", f"this socket receives order {order_id} already", orderId=order_id)
-        self._watch(Subscription(order_id, after, reply_to))
-        self.changed(order_id)
+    def _subscribe(self, feed: Feed) -> None:
+        self._deliveries.watch(feed)
+        self._deliveries.again(feed.key)
 
-    def _watch(self, subscription: Subscription) -> None:
-        most = self._all.limits.subscriptions_max
-        if len(self._subscriptions) >= most:
-            raise ProblemError("too_many_subscriptions", f"a socket receives at most {most} orders at once")
-        self._subscriptions[subscription.order_id] = subscription
-        self._all.ring.watch(subscription.order_id, self)
+    def _unsubscribe(self, key: str, reply_to: MessageId) -> None:
+        feed = self._deliveries.get(key)
+        if feed is None:
+            raise ProblemError("not_subscribed", f"this socket has no subscription {key}")
+        facts: dict[str, Any] = dict(feed.names)
+        if feed.wanted.name is not None:
+            facts |= {"reason": "client", "cursor": feed.place.text if feed.start is None else None}
+        self._deliveries.forget(feed)
+        self.reply(message("unsubscribed", reply_to, facts))
 
-    def _forget(self, subscription: Subscription) -> None:
-        if self._is_current(subscription):
-            del self._subscriptions[subscription.order_id]
-            self._all.ring.unwatch(subscription.order_id, self)
-
-    def _submit(self, request: OrderRequest, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
+    def _submit(self, request: OrderRequest, follow: str | None, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
         self._check_room()
         # Watching starts before the append, so that none of its events can be missed.
-        subscription = Subscription(self._all.intake.new_order_id(request), None, reply_to)
-        subscription.held = True
-        self._watch(subscription)
-        self._start(self._place(subscription, request), tasks)
+        order_id = self._all.intake.new_order_id(request)
+        feed = Feed(Wanted(scope=OrderScope(order_id), start=0, name=follow), None, reply_to)
+        feed.held = True
+        self._deliveries.watch(feed)
+        self._start(self._place(feed, order_id, request), tasks)
 
     def _check_room(self) -> None:
         if len(self._requests) >= REQUESTS_MAX:
@@ -275,34 +249,36 @@ class Session:
         try:
             cancel = await self._all.intake.cancel(order_id)
         except ProblemError as problem:
-            self._reply(message_of(problem, reply_to, order_id))
+            self.reply(message_of(problem, reply_to, {"orderId": order_id}))
             return
-        self._answer(cancel.status, reply_to, orderId=order_id, seq=cancel.seq)
+        self.reply(message(cancel.status, reply_to, {"orderId": order_id, "seq": cancel.seq}))
 
-    async def _place(self, subscription: Subscription, request: OrderRequest) -> None:
-        reply_to = subscription.reply_to
+    async def _place(self, feed: Feed, order_id: str, request: OrderRequest) -> None:
         try:
-            placed = await self._all.intake.place(subscription.order_id, request)
+            placed = await self._all.intake.place(order_id, request)
         except ProblemError as problem:
-            self._forget(subscription)
-            self._reply(message_of(problem, reply_to))
+            self._deliveries.forget(feed)
+            self.reply(message_of(problem, feed.reply_to))
             return
+        follow = feed.wanted.name
         if placed.repeated:
-            self._forget(subscription)
-        silent = placed.order_id in self._subscriptions and placed.repeated
-        if reply_to is not None or silent:
-            self._answer("accepted", reply_to, orderId=placed.order_id, duplicate=placed.repeated)
+            self._deliveries.forget(feed)
+        silent = (follow or placed.order_id) in self._deliveries and placed.repeated
+        if feed.reply_to is not None or silent or follow is not None:
+            facts: dict[str, Any] = {"orderId": placed.order_id, "duplicate": placed.repeated}
+            if follow is not None:
+                facts["sub"] = follow
+            self.reply(message("accepted", feed.reply_to, facts))
         if not placed.repeated:
-            subscription.held = False
-            if subscription.missed:
-                self.changed(subscription.order_id)
+            feed.held = False
+            if feed.missed:
+                self._deliveries.again(feed.key)
         elif not silent:
-            self._subscribe(placed.order_id, 0, None)
+            wanted = Wanted(scope=OrderScope(placed.order_id), start=0, name=follow)
+            self._subscribe(Feed(wanted, 0, None))
 
-    def _answer(self, kind: str, reply_to: MessageId, **facts: str | int | bool) -> None:
-        self._reply(_answer(kind, reply_to, facts))
-
-    def _reply(self, text: str) -> None:
+    def reply(self, text: str) -> None:
+        """See :meth:`Outlet.reply`."""
         if len(self._replies) >= REPLIES_MAX:
             self.end(TOO_MANY_MESSAGES)
             return
@@ -314,77 +290,25 @@ class Session:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._replies or self._changed:
+                while self._replies or self._deliveries.due:
                     while self._replies:
-                        await self._send(self._replies.popleft())
-                    if self._changed:
-                        await self._serve(next(iter(self._changed)))
+                        await self.send(self._replies.popleft())
+                    if self._deliveries.due:
+                        await self._deliveries.serve()
         except _SocketGoneError:
             self.end(None)
         except TimeoutError:
             self.end(SLOW)
 
-    async def _serve(self, order_id: str) -> None:
-        del self._changed[order_id]
-        subscription = self._subscriptions.get(order_id)
-        if subscription is None:
-            return
-        if subscription.held:
-            subscription.missed = True
-            return
-        try:
-            following = await self._all.source.following(subscription)
-            if following.resumed is not None and self._is_current(subscription):
-                await self._confirm(subscription, following.resumed)
-        except NotChainedError:
-            # The client has an event that did not last: it must come back with its cursor to be told so.
-            self.end(LOG_REWOUND)
-            return
-        except ProblemError as problem:
-            if self._is_current(subscription):
-                self._forget(subscription)
-                await self._send(message_of(problem, subscription.reply_to, order_id))
-            return
-        except StoreUnavailableError:
-            # Nothing new can come from the log either, so no other subscription waits for this one.
-            await self._all.clock.sleep(BACK_OFF_SECONDS)
-            self.changed(order_id)
-            return
-        for frame in following.frames:
-            if not self._is_current(subscription):
-                return
-            await self._send(frame.text)
-            subscription.seq, subscription.anchor = frame.seq, frame.anchor
-            if frame.terminal:
-                self._forget(subscription)
-                return
-        if following.more:
-            self.changed(order_id)
-
-    def _is_current(self, subscription: Subscription) -> bool:
-        """Whether the client still wants it: it may change its mind while the writer waits."""
-        return self._subscriptions.get(subscription.order_id) is subscription
-
-    async def _confirm(self, subscription: Subscription, resumed: Resumed) -> None:
-        """Answer the request to subscribe, if it asked for that or if no event will."""
-        if subscription.reply_to is not None or resumed.ended:
-            facts = {"orderId": subscription.order_id, "after": resumed.seq, "ended": resumed.ended}
-            await self._send(_answer("subscribed", subscription.reply_to, facts))
-        if resumed.ended:
-            self._forget(subscription)
-
-    async def _send(self, text: str) -> None:
+    async def send(self, text: str) -> None:
+        """See :meth:`Outlet.send`."""
         await self._send_message({"type": "websocket.send", "text": text}, self._all.limits.send_seconds_max)
+        self._sent_at = asyncio.get_running_loop().time()
 
-    async def _send_message(self, message: dict[str, Any], seconds_max: float) -> None:
+    async def _send_message(self, one: dict[str, Any], seconds_max: float) -> None:
         try:
             async with asyncio.timeout(seconds_max):
-                await self._socket.send(message)
+                await self._socket.send(one)
         except (WebSocketDisconnect, RuntimeError) as error:
             # Which of the two depends on who noticed first that the socket is closed.
             raise _SocketGoneError from error
-
-
-def _answer(kind: str, reply_to: MessageId, facts: dict[str, Any]) -> str:
-    body = {"type": kind} if reply_to is None else {"type": kind, "id": reply_to}
-    return msgspec.json.encode({**body, **facts}).decode()

@@ -1,0 +1,300 @@
+"""Deliveries: the subscriptions of one socket, served in turn, each from its place, as far as its client has room."""
+
+import asyncio
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from app.api.problems import LOG_REWOUND, SLOW, Closing, ProblemError, message_of
+from app.api.streaming.messages import MessageId
+from app.api.streaming.ring import LogNotChainedError, NotChainedError
+from app.api.streaming.scopes import OrderScope, Start, facts_of
+from app.api.streaming.sessions import Sessions
+from app.api.streaming.subscriptions import Following, Started, Subscription, Wanted
+from eventstore.errors import StoreUnavailableError
+from eventstore.ids import Cursor
+
+BACK_OFF_SECONDS: Final = 0.5
+BATCH_CHARACTERS_MAX: Final = 48 * 1024
+
+
+class Outlet(Protocol):
+    """The socket that deliveries go to."""
+
+    async def send(self, text: str) -> None:
+        """Send, and wait until there is room for more. Only the writer may call it."""
+        ...
+
+    def reply(self, text: str) -> None:
+        """Let the writer send it before any event."""
+        ...
+
+    def end(self, closing: Closing | None) -> None:
+        """See :meth:`Subscriber.end`."""
+        ...
+
+
+class Feed(Subscription):
+    """A subscription of a socket."""
+
+    def __init__(self, wanted: Wanted, start: Start | None, reply_to: MessageId) -> None:
+        super().__init__(wanted, start)
+        self.key: Final = wanted.name or self.topic
+        self.reply_to: Final = reply_to
+        self.held = False
+        """Its order is being appended: events wait until the append has answered."""
+        self.missed = False
+        """The ring told of an event while it was held."""
+        self.told = ""
+        """The cursor that its client was given last."""
+        self.told_at = 0.0
+        self.left_out = 0
+        """Events since then that it does not want."""
+        self.behind_since: float | None = None
+        """When it was told of an event that it has not caught up with; None before it caught up for the first time."""
+        self.lagging_since: float | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What its messages are known by."""
+        return {"sub": self.key} if self.wanted.name is not None else facts_of(self.scope)
+
+
+def message(kind: str, reply_to: MessageId, facts: dict[str, Any]) -> str:
+    """Return a message of the server; ``reply_to`` is the id of the one that it answers."""
+    body = {"type": kind} if reply_to is None else {"type": kind, "id": reply_to}
+    return msgspec.json.encode({**body, **facts}).decode()
+
+
+class Deliveries:
+    """The subscriptions of one socket."""
+
+    def __init__(self, sessions: Sessions, outlet: Outlet, wake: asyncio.Event) -> None:
+        self._sessions = sessions
+        self._outlet = outlet
+        self._wake = wake
+        self._feeds: dict[str, Feed] = {}
+        self._by_topic: dict[str, dict[str, Feed]] = {}
+        self._due: dict[str, None] = {}
+
+    @property
+    def due(self) -> bool:
+        """Whether :meth:`serve` has anything to do."""
+        return bool(self._due)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._feeds
+
+    def get(self, key: str) -> Feed | None:
+        """Return the subscription of that name."""
+        return self._feeds.get(key)
+
+    def watch(self, feed: Feed) -> None:
+        """Add a subscription; it is served when something comes, or after :meth:`again`.
+
+        Raises:
+            ProblemError: ``already_subscribed`` or ``too_many_subscriptions``.
+        """
+        most = self._sessions.limits.subscriptions_max
+        if feed.key in self._feeds:
+            detail = f"this socket has the subscription {feed.key} already"
+            raise ProblemError("already_subscribed", detail, (), **feed.names)
+        if len(self._feeds) >= most:
+            raise ProblemError("too_many_subscriptions", f"a socket has at most {most} subscriptions at once")
+        self._feeds[feed.key] = feed
+        self._by_topic.setdefault(feed.topic, {})[feed.key] = feed
+        self._sessions.ring.watch(feed.topic, self)
+
+    def forget(self, feed: Feed) -> None:
+        """Send no more of a subscription. Idempotent."""
+        if not self._is_current(feed):
+            return
+        del self._feeds[feed.key]
+        sharing = self._by_topic[feed.topic]
+        del sharing[feed.key]
+        if not sharing:
+            del self._by_topic[feed.topic]
+            self._sessions.ring.unwatch(feed.topic, self)
+
+    def forget_all(self) -> None:
+        """Send nothing any more."""
+        for feed in list(self._feeds.values()):
+            self.forget(feed)
+
+    def again(self, key: str) -> None:
+        """Look at a subscription when it is its turn."""
+        self._due[key] = None
+        self._wake.set()
+
+    def changed(self, topic: str, partition: int, before: Cursor) -> None:
+        """See :meth:`Watcher.changed`."""
+        for feed in self._by_topic.get(topic, {}).values():
+            feed.place.woken(partition, before)
+            if not feed.replaying and feed.behind_since is None:
+                feed.behind_since = asyncio.get_running_loop().time()
+            self.again(feed.key)
+
+    def acknowledge(self, key: str, cursor: str) -> None:
+        """Give a subscription room for further events.
+
+        Raises:
+            ProblemError: ``not_subscribed``.
+        """
+        feed = self._feeds.get(key)
+        if feed is None:
+            raise ProblemError("not_subscribed", f"this socket has no subscription {key}")
+        feed.acknowledge(cursor)
+        self.again(key)
+
+    def cursors(self) -> dict[str, str]:
+        """Return what to resume each named subscription by."""
+        feeds = self._feeds.items()
+        return {key: feed.place.text for key, feed in feeds if feed.wanted.name is not None and feed.start is None}
+
+    def tick(self, now: float) -> None:
+        """Tell of places that moved without an event, and of subscriptions that do not keep up."""
+        limits = self._sessions.limits
+        for feed in tuple(self._feeds.values()):
+            if feed.wanted.name is None or feed.start is not None or feed.held:
+                continue
+            if now - feed.told_at >= limits.bookmark_seconds and self._sessions.source.where(feed) != feed.told:
+                self._outlet.reply(self._bookmark(feed))
+            if feed.behind_since is not None:
+                self._check_lag(feed, now, feed.behind_since)
+
+    def _check_lag(self, feed: Feed, now: float, behind_since: float) -> None:
+        limits = self._sessions.limits
+        behind = self._sessions.source.behind(feed)
+        if feed.lagging_since is not None:
+            if now - feed.lagging_since >= limits.lag_close_seconds:
+                self._outlet.end(SLOW)
+        elif now - behind_since >= limits.lag_seconds_max or behind > limits.lag_events_max:
+            feed.lagging_since = now
+            closing = {"behind": behind, "closeInMs": int(limits.lag_close_seconds * 1_000)}
+            self._outlet.reply(message("lagging", None, {**feed.names, "cursor": feed.place.text, **closing}))
+
+    async def serve(self) -> None:
+        """Send what follows the place of the subscription whose turn it is, one page at most."""
+        key = next(iter(self._due))
+        del self._due[key]
+        feed = self._feeds.get(key)
+        if feed is None:
+            return
+        if feed.held:
+            feed.missed = True
+            return
+        if feed.room <= 0:
+            # An acknowledgement makes it due again.
+            return
+        try:
+            following = await self._sessions.source.following(feed)
+            if following.started is not None and self._is_current(feed):
+                await self._confirm(feed, following.started)
+            await self._deliver(feed, following)
+        except (NotChainedError, LogNotChainedError):
+            # The client has an event that did not last: it must come back with its cursor to be told so.
+            self._outlet.end(LOG_REWOUND)
+        except ProblemError as problem:
+            if self._is_current(feed):
+                self.forget(feed)
+                await self._outlet.send(message_of(problem, feed.reply_to, feed.names))
+        except StoreUnavailableError:
+            # Nothing new can come from the log either, so no other subscription waits for this one.
+            await self._sessions.clock.sleep(BACK_OFF_SECONDS)
+            self.again(key)
+
+    def _is_current(self, feed: Feed) -> bool:
+        """Whether the client still wants it: it may change its mind while the writer waits."""
+        return self._feeds.get(feed.key) is feed
+
+    async def _confirm(self, feed: Feed, started: Started) -> None:
+        """Answer the request to subscribe, if it asked for that or if no event will."""
+        named = feed.wanted.name is not None
+        if named or feed.reply_to is not None or started.ended:
+            facts: dict[str, Any] = {**facts_of(feed.scope), "after": started.after}
+            if isinstance(feed.scope, OrderScope):
+                facts["ended"] = started.ended
+            else:
+                facts["head"] = self._sessions.source.head_of(feed.scope)
+            if started.snapshot is not None:
+                facts["snapshot"] = started.snapshot
+            if named:
+                facts = {"sub": feed.key, **facts}
+                self._told(feed)
+            await self._outlet.send(message("subscribed", feed.reply_to, facts))
+        if started.ended:
+            await self._complete(feed)
+
+    async def _deliver(self, feed: Feed, following: Following) -> None:
+        texts: list[str] = []
+        size = 0
+        for frame in following.frames:
+            if not self._is_current(feed):
+                return
+            if feed.room <= 0:
+                await self._flush(feed, texts)
+                return
+            feed.place.passed(frame)
+            if await self._sessions.source.admits(feed.wanted, frame):
+                feed.sent()
+                texts.append(feed.text_of(frame))
+                size += len(texts[-1])
+                if len(texts) >= (feed.wanted.batch or 1) or size > BATCH_CHARACTERS_MAX:
+                    await self._flush(feed, texts)
+                    size = 0
+            else:
+                await self._leave_out(feed, texts)
+            if frame.terminal and isinstance(feed.scope, OrderScope):
+                await self._flush(feed, texts)
+                await self._complete(feed)
+                return
+        await self._flush(feed, texts)
+        if following.more:
+            self.again(feed.key)
+        elif self._is_current(feed):
+            await self._catch_up(feed)
+
+    async def _leave_out(self, feed: Feed, texts: list[str]) -> None:
+        feed.left_out += 1
+        if feed.wanted.name is not None and feed.left_out >= self._sessions.limits.bookmark_events:
+            await self._flush(feed, texts)
+            await self._outlet.send(self._bookmark(feed))
+
+    async def _flush(self, feed: Feed, texts: list[str]) -> None:
+        if not texts:
+            return
+        if feed.wanted.batch is None:
+            [text] = texts
+        else:
+            sub = msgspec.json.encode(feed.key).decode()
+            text = f'{{"type":"events","sub":{sub},"items":[{",".join(texts)}]}}'
+        texts.clear()
+        self._told(feed)
+        await self._outlet.send(text)
+
+    async def _catch_up(self, feed: Feed) -> None:
+        feed.behind_since = feed.lagging_since = None
+        if not feed.replaying:
+            return
+        feed.replaying = False
+        if feed.wanted.name is not None:
+            self._told(feed)
+            await self._outlet.send(message("caught_up", None, {**feed.names, "cursor": feed.place.text}))
+        if feed.wanted.until_caught_up:
+            await self._complete(feed)
+
+    async def _complete(self, feed: Feed) -> None:
+        if feed.wanted.name is not None and self._is_current(feed):
+            facts = {**feed.names, "reason": "completed", "cursor": feed.place.text}
+            self.forget(feed)
+            await self._outlet.send(message("unsubscribed", None, facts))
+        self.forget(feed)
+
+    def _bookmark(self, feed: Feed) -> str:
+        self._told(feed)
+        return message("bookmark", None, {**feed.names, "cursor": feed.told})
+
+    def _told(self, feed: Feed) -> None:
+        if feed.wanted.name is not None:
+            feed.told, feed.left_out = feed.place.text, 0
+            feed.told_at = asyncio.get_running_loop().time()

@@ -1,0 +1,136 @@
+"""All subscribers of one process: how many there may be, whether they are welcome, and how they are sent away."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from app.api.orders.intake import Intake
+from app.api.problems import DRAINING, TOO_MANY_SOCKETS, Closing
+from app.api.streaming.ring import Ring
+from app.api.streaming.subscriptions import Source
+from app.clock import Clock
+
+DRAIN_SECONDS: Final = 3
+TICK_SECONDS_MAX: Final = 1.0
+
+log: Final = logging.getLogger(__name__)
+
+
+class SocketLimits(Struct, frozen=True, kw_only=True):
+    """Bounds of what sockets and other subscribers may hold."""
+
+    sockets_max: int = 5_000
+    subscriptions_max: int = 200
+    """Per socket."""
+    send_seconds_max: float = 10
+    """A client that takes no data for longer is a slow consumer."""
+    heartbeat_seconds: float = 15
+    """Silence that a heartbeat ends."""
+    bookmark_seconds: float = 5
+    """A subscription whose place moves without an event is told of it after so long."""
+    bookmark_events: int = 1_000
+    """Or after so many events that it does not want."""
+    lag_seconds_max: float = 60
+    """A subscription that had caught up once and has not again for longer is told that it lags."""
+    lag_events_max: int = 50_000
+    """Or one that so many events are after."""
+    lag_close_seconds: float = 30
+    """Between that and its end."""
+
+
+class Subscriber(Protocol):
+    """Somebody who is connected."""
+
+    def end(self, closing: Closing | None) -> None:
+        """End the connection, telling why unless the client is gone. Only the first call counts."""
+        ...
+
+    def tick(self, now: float) -> None:
+        """Do what is due at this time of the event loop. Must not wait."""
+        ...
+
+
+class Sessions:
+    """All subscribers of one process, and what they share."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        intake: Intake,
+        ring: Ring,
+        clock: Clock,
+        limits: SocketLimits,
+        version: str,
+    ) -> None:
+        self.source: Final = source
+        self.intake: Final = intake
+        self.ring: Final = ring
+        self.clock: Final = clock
+        self.limits: Final = limits
+        self.version: Final = version
+        self.refusal: Closing | None = None
+        """Why subscribers are sent away at once; None while they are welcome."""
+        self._open: set[Subscriber] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def objection(self) -> Closing | None:
+        """Why a new subscriber is not taken; None if it is."""
+        return self.refusal or (TOO_MANY_SOCKETS if len(self._open) >= self.limits.sockets_max else None)
+
+    @contextmanager
+    def joined(self, subscriber: Subscriber) -> Iterator[None]:
+        """Count ``subscriber`` among the open ones until the context closes."""
+        self._open.add(subscriber)
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._open.discard(subscriber)
+            if not self._open:
+                self._empty.set()
+
+    async def run(self) -> None:
+        """Let subscribers do what time makes due, until cancelled."""
+        limits = self.limits
+        intervals = (
+            limits.heartbeat_seconds,
+            limits.bookmark_seconds,
+            limits.lag_seconds_max,
+            limits.lag_close_seconds,
+        )
+        while True:
+            await self.clock.sleep(min(TICK_SECONDS_MAX, *(seconds / 2 for seconds in intervals)))
+            now = asyncio.get_running_loop().time()
+            for subscriber in tuple(self._open):
+                subscriber.tick(now)
+
+    def refuse(self, closing: Closing) -> None:
+        """End every subscriber, and each that comes from now on until :meth:`welcome`."""
+        if self.refusal is not DRAINING:
+            self.refusal = closing
+        for subscriber in tuple(self._open):
+            subscriber.end(closing)
+
+    def welcome(self) -> None:
+        """Take subscribers again, unless the process is stopping."""
+        if self.refusal is not DRAINING:
+            self.refusal = None
+
+    async def drain(self) -> None:
+        """End every subscriber, telling it to come back, and wait for that, a few seconds at most."""
+        self.refuse(DRAINING)
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._empty.wait()
+        except TimeoutError:
+            log.warning("sockets_left", extra={"sockets": len(self._open)})

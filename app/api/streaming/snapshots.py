@@ -1,0 +1,84 @@
+"""Snapshots: orders as they are at a place that events go on from."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.api.orders.view import OrderView, view_of
+from app.api.problems import ProblemError, unavailable
+from app.api.resume import PAGE, read_events
+from app.api.streaming.places import LogPlace, OrderPlace
+from app.api.streaming.ring import frame_of_event
+from app.api.streaming.scopes import ClientScope, LogScope
+from eventstore.ids import LOG_START, Cursor, event_id
+from eventstore.store import EventStore
+from projections.checkpoints import read_checkpoints
+from projections.database import DATABASE_OUTAGES, reading
+from projections.fold.frames import decode_frame
+from projections.fold.orders import OrderRow, apply
+from projections.queries import list_orders
+
+ORDERS_MAX: Final = 100
+"""In one snapshot, newest first; ``next`` leads to the others over HTTP."""
+
+
+class OrderSnapshot(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Orders, none of them older than ``asOf``. Events that one has already come again: its ``seq`` tells which."""
+
+    as_of: str
+    orders: list[OrderView]
+    next: str | None = None
+
+
+class Snapshots:
+    """Takes snapshots: of one order from its stream, of several from the read model."""
+
+    def __init__(self, store: EventStore, database: AsyncEngine) -> None:
+        self._store = store
+        self._database = database
+
+    async def of_order(self, place: OrderPlace) -> tuple[OrderSnapshot, bool]:
+        """Move ``place`` to an order's end; return the order as it is there, and whether it has ended.
+
+        Raises:
+            ProblemError: ``not_found``.
+            StoreUnavailableError: back off and ask again.
+        """
+        row: OrderRow | None = None
+        ended = False
+        while page := await read_events(self._store, place.order_id, place.seq, PAGE):
+            for event in page:
+                row = apply(row, decode_frame(event.data, event_id(place.order_id, event.version)))
+            last = frame_of_event(place.order_id, page[-1])
+            ended = last.terminal
+            place.move(last.seq, last.anchor, str(last.cursor))
+            if len(page) < PAGE:
+                break
+        if row is None:
+            raise ProblemError("not_found", f"there is no order {place.order_id}")
+        return OrderSnapshot(as_of=place.text, orders=[view_of(row)]), ended
+
+    async def of_orders(self, scope: LogScope, covered: dict[int, Cursor]) -> tuple[OrderSnapshot, LogPlace]:
+        """Return the newest orders of a scope, and a place that no event of theirs which they lack is before.
+
+        Raises:
+            ProblemError: ``unavailable``.
+        """
+        client = scope.client if isinstance(scope, ClientScope) else None
+        try:
+            # The place first: orders that move meanwhile are newer than it, never older.
+            async with reading(self._database) as connection:
+                checkpoints = await read_checkpoints(connection)
+            rows = await list_orders(self._database, limit=ORDERS_MAX, client_id=client)
+        except DATABASE_OUTAGES as error:
+            raise unavailable("subscribe without snapshot, or ask again") from error
+        ends = {number: found.end for number, found in checkpoints.items()}
+        place = LogPlace(scope, {number: ends.get(number, LOG_START) for number in covered})
+        following = rows[-1].id if len(rows) == ORDERS_MAX else None
+        return OrderSnapshot(as_of=place.text, orders=[view_of(row) for row in rows], next=following), place
+
+
+def members_of(snapshot: OrderSnapshot | None) -> dict[str, Any]:
+    """Return the member ``snapshot`` of an answer, if there is one."""
+    return {} if snapshot is None else {"snapshot": snapshot}
