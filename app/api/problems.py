@@ -122,15 +122,17 @@ class Closing(Struct, frozen=True):
 
     code: int
     reason: str
+    reconnect_after_ms: int | None = None
+    """When to come back, to be spread by each client's own chance; None: not unchanged."""
 
 
 # 44xx: do not come back unchanged. 45xx: reconnect and resume.
 TOO_MANY_SOCKETS: Final = Closing(4429, "too many connections to this process")
-DRAINING: Final = Closing(4503, "the server is stopping: reconnect and resume")
-SLOW: Final = Closing(4508, "too slow: reconnect and resume")
-LOG_LOST: Final = Closing(4510, "the event log cannot be followed: reconnect and resume")
-LOG_REWOUND: Final = Closing(4510, "the event log was rewound: reconnect and resume by cursor")
-TOO_MANY_MESSAGES: Final = Closing(4513, "too many unread answers: reconnect and resume")
+DRAINING: Final = Closing(4503, "the server is stopping: reconnect and resume", RETRY_AFTER_MS)
+SLOW: Final = Closing(4508, "too slow: reconnect and resume", RETRY_AFTER_MS)
+LOG_LOST: Final = Closing(4510, "the event log cannot be followed: reconnect and resume", RETRY_AFTER_MS)
+LOG_REWOUND: Final = Closing(4510, "the event log was rewound: reconnect and resume by cursor", RETRY_AFTER_MS)
+TOO_MANY_MESSAGES: Final = Closing(4513, "too many unread answers: reconnect and resume", RETRY_AFTER_MS)
 
 
 def store_problem(error: EventStoreError, order_id: str) -> ProblemError:
@@ -185,6 +187,8 @@ def unavailable(consequence: str) -> ProblemError:
 def goaway_of(closing: Closing, cursors: Mapping[str, str]) -> str:
     """Return what is said before a close; ``cursors``: what to resume each subscription by."""
     body: dict[str, Any] = {"type": "goaway", "code": closing.code, "reason": closing.reason}
+    if closing.reconnect_after_ms is not None:
+        body["reconnectAfterMs"] = closing.reconnect_after_ms
     if cursors:
         body["cursors"] = cursors
     return msgspec.json.encode(body).decode()

@@ -103,6 +103,7 @@ def test_sockets_per_process_are_bounded() -> None:
             async with connected(api) as second:
                 code, frames = await hear_close(second)
                 assert (code, frames[0]["type"]) == (4429, "goaway")
+                assert "reconnectAfterMs" not in frames[0]
             await hear_nothing_more(first)
 
     on_limited(SocketLimits(sockets_max=1), scenario)

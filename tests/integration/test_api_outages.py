@@ -175,7 +175,8 @@ def test_a_hole_in_the_log_sends_every_subscriber_away_and_is_left_behind(caplog
                 store.failures = [PositionMissingError(0, 5, 7)]
                 code, frames = await hear_close(socket)
                 reason = "the event log was rewound: reconnect and resume by cursor"
-                assert (code, frames) == (4510, [{"type": "goaway", "code": 4510, "reason": reason}])
+                goaway = {"type": "goaway", "code": 4510, "reason": reason, "reconnectAfterMs": 1_000}
+                assert (code, frames) == (4510, [goaway])
             await ready(api)
             async with connected(api, f"?orderId={order_id}&after=1") as socket:
                 await live(api.streams, order_id)
@@ -295,9 +296,8 @@ def test_stopping_tells_every_client_and_takes_less_than_a_second() -> None:
                 for socket in (idle, subscribed):
                     code, frames = await hear_close(socket)
                     assert code == 4503
-                    assert frames == [
-                        {"type": "goaway", "code": 4503, "reason": "the server is stopping: reconnect and resume"}
-                    ]
+                    reason = "the server is stopping: reconnect and resume"
+                    assert frames == [{"type": "goaway", "code": 4503, "reason": reason, "reconnectAfterMs": 1_000}]
                 await api.serving
             assert time.monotonic() - started < 1
 
