@@ -156,7 +156,9 @@ class Session:
             case Unsubscribe(key):
                 self._unsubscribe(key, reply_to)
             case Ack(key, cursor):
-                self._deliveries.acknowledge(key, cursor)
+                # The last event's may come after the subscription has ended: only who asks for an answer gets one.
+                if key in self._deliveries or reply_to is not None:
+                    self._deliveries.acknowledge(key, cursor)
             case Cancel(order_id):
                 self._check_room()
                 self._start(self._cancel(order_id, reply_to), tasks)
