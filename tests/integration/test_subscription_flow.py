@@ -286,3 +286,52 @@ def test_a_subscription_that_catches_up_in_time_is_not_closed() -> None:
             assert [frame["seq"] for frame in await hear_many(socket, 2)] == [5, 6]
 
     on_limited(SocketLimits(lag_events_max=1, lag_close_seconds=5, heartbeat_seconds=0.1), scenario)
+
+
+def test_a_quiet_clients_place_keeps_up_without_reading_the_log() -> None:
+    async def main() -> None:
+        store = CountingReads()
+        async with running(store, ring_frames_max=2) as api, connected(api) as socket, connected(api) as witness:
+            await subscribed(socket, clientId="user01")
+            await until(socket, "caught_up")
+            await subscribed(witness, scope="all")
+            await until(witness, "caught_up")
+            mine = partition_of("user01", 4)
+            other = next(name for name in map(str, range(99)) if partition_of(name, 4) == mine)
+            for _ in range(5):
+                order_id = await api.place(clientId=other)
+                await live(api.streams, order_id, LIFE[:1])
+                await hear_many(witness, 2)
+            store.commits = 0
+            order_id = await api.place()
+            assert seen(await hear_many(socket, 1)) == [(order_id, 1)]
+            assert store.commits == 0
+
+    asyncio.run(main())
+
+
+class HoleyLog(MemoryEventStore):
+    """Leaves a commit out of what subscribers read of the log, once ``holey`` is set."""
+
+    holey = False
+
+    async def read_log(
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
+    ) -> Sequence[StoredCommit]:
+        found = await super().read_log(after, limit, wait_seconds)
+        return found[1:] if self.holey and wait_seconds == 0 and len(found) > 1 else found
+
+
+@pytest.mark.parametrize("scope", [{"scope": "all"}, {"clientId": "user01"}])
+def test_a_log_with_a_hole_is_never_passed_on(scope: dict[str, object]) -> None:
+    async def main() -> None:
+        store = HoleyLog(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store, ring_frames_max=1) as api, connected(api) as socket:
+            await lives(api, 1)
+            store.holey = True
+            await subscribed(socket, **scope, **{"from": "start"})
+            code, frames = await hear_close(socket)
+            assert code == 4510
+            assert [frame for frame in frames if "event" in frame] == []
+
+    asyncio.run(main())
