@@ -21,6 +21,7 @@ from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
+from app.api.streaming.eventstream import StreamRoutes
 from app.api.streaming.ring import Ring
 from app.api.streaming.sessions import Sessions, SocketLimits
 from app.api.streaming.snapshots import Snapshots
@@ -98,6 +99,7 @@ def create_application(services: Services) -> Starlette:
             WebSocketRoute(WEBSOCKET_PATH, socket),
             WebSocketRoute(EXECUTE_PATH, socket),
             *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
+            *StreamRoutes(sessions).routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],

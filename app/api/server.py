@@ -8,6 +8,8 @@ from typing import Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.api.requests import BODY_BYTES_MAX
@@ -46,6 +48,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
 
 
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, except that an answer which is left unfinished, as its client takes no data, ends its connection."""
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def served(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            await app(scope, receive, send)
+            if cycle.response_started and not cycle.response_complete and not cycle.disconnected:
+                cycle.disconnected = True
+                self.transport.abort()
+
+        super()._start_asgi_task(cycle, served)
+
+
 class Server(uvicorn.Server):
     """Serves one application in the caller's event loop.
 
@@ -58,6 +73,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 application,
                 lifespan="on",
+                http=HttpProtocol,
                 ws=WebSocketProtocol,
                 ws_max_size=BODY_BYTES_MAX,
                 ws_ping_interval=PING_SECONDS,
@@ -94,7 +110,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain the WebSockets, then stop as uvicorn does."""
+        """Drain the WebSockets and the event streams, then stop as uvicorn does."""
         await self._sessions.drain()
         await super().shutdown(sockets)
 

@@ -17,6 +17,7 @@ from eventstore.store import EventStore
 from tests.integration.api import (
     LIFE,
     ORDER,
+    WAIT_SECONDS,
     Api,
     connected,
     hear,
@@ -454,13 +455,14 @@ async def resumed(api: Api, scope: Mapping[str, object], cursor: str) -> list[Fr
 
 async def answered(api: Api, scope: Mapping[str, object], cursor: str, kind: str) -> tuple[list[Frame], Frame]:
     """What a subscription is sent up to a message of that type; again, while the server takes up a rewound log."""
-    while True:
-        try:
-            async with connected(api) as socket:
-                await socket.send(json.dumps({"type": "subscribe", **scope, "after": cursor}))
-                return await until(socket, kind)
-        except (ConnectionClosedError, KeyError):
-            continue
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                async with connected(api) as socket:
+                    await socket.send(json.dumps({"type": "subscribe", **scope, "after": cursor}))
+                    return await until(socket, kind)
+            except (ConnectionClosedError, KeyError):
+                continue
 
 
 def test_subscribers_in_and_behind_the_ring_hear_the_same_on_redis(redis_url: str) -> None:

@@ -49,7 +49,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     scope: Scope
     start: Start
     name: str | None = None
-    """Put as ``sub`` into everything that is sent; None: one order's frames as they are, for clients that expect so."""
+    """Put as ``sub`` into everything that is sent; None: frames as they are, for whoever has one subscription only."""
     filter: Filter = Filter()
     until_caught_up: bool = False
     window: int | None = None
@@ -84,11 +84,11 @@ class Subscription:
 
     def text_of(self, frame: Frame) -> str:
         """Return a frame that was just passed, as this subscriber gets it."""
-        if not self._head:
-            return frame.text
         text = frame.text
         if isinstance(self.scope, AllScope):
             text = f'{frame.without_cursor},"cursor":"{self.place.text}"}}'
+        if not self._head:
+            return text
         marks = '"replay":true,' if self.replaying else ""
         return f"{{{self._head}{marks}{text[1:]}"
 
