@@ -399,15 +399,28 @@ def test_what_has_left_the_log_for_ever_is_told_with_where_it_begins_and_a_snaps
         async with connected(api) as socket:
             for scope, spelled, snapshot in scopes:
                 cursor = spelled(frames[0]["cursor"])
-                for start, shown in (({"after": cursor}, cursor), ({"from": "start"}, "start")):
+                lost: list[dict[str, object]] = [{"from": "start"}, {"after": "start"}, {"since": frames[5]["at"]}]
+                told: list[tuple[dict[str, object], str]] = [
+                    ({"after": cursor}, cursor),
+                    *((start, "start") for start in lost),
+                ]
+                for start, shown in told:
                     await say(socket, type="subscribe", **scope, **start)
                     error = await hear(socket)
                     assert error["code"] == "cursor_unavailable"
                     assert (error["cursor"], error["head"]) == (shown, spelled(head))
                     assert (error["earliest"], error["snapshot"]) == (spelled(frames[6]["cursor"]), snapshot)
-                await subscribed(socket, **scope, after=spelled(frames[6]["cursor"]))
-                rest, _ = await until(socket, "caught_up")
-                assert seen(rest) == seen(frames[7:])
+                kept: list[dict[str, object]] = [
+                    {"after": spelled(frames[6]["cursor"])},
+                    {"last": 1_000},
+                ]
+                for start in kept:
+                    await subscribed(socket, sub="s", until="caught_up", **scope, **start)
+                    rest, _ = await until(socket, "unsubscribed")
+                    assert seen(rest) == seen(frames[7:])
+                await subscribed(socket, sub="s", until="caught_up", **scope, since=frames[9]["at"])
+                rest, _ = await until(socket, "unsubscribed")
+                assert seen(frames[9:]) == seen(rest)[-3:] and len(rest) <= 5
 
     # So small that what was trimmed is not in the ring either.
     on_rings(scenario, 2)

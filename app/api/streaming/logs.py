@@ -197,8 +197,6 @@ class LogReader:
         low, step = end.position, STEP
         while low > 0:
             low, step = max(0, low - step), step * 4
-            if low == 0:
-                break
             try:
                 found = await self._commit_after(number, low, end)
             except TruncatedError as error:
