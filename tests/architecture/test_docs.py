@@ -2,17 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
 
 from app.api.problems import PROBLEMS, Code
-from app.api.streaming.scopes import EventName
+from app.api.requests import parse_object
+from app.api.streaming.messages import Message, message_id, read_message
+from app.api.streaming.scopes import FILTER_FIELDS, START_FIELDS, EventName
 from app.cli.main import app
 from app.orders.events import FailureCode
 from app.orders.lifecycle import Status, public_names
 from tests.builders import EVERY_EVENT
+from tests.clocks import START_US
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -57,6 +60,37 @@ def test_every_problem_has_its_status() -> None:
 
 def test_filters_know_exactly_the_events_of_the_lifecycle() -> None:
     assert set(get_args(EventName)) == {public_names(event)[0] for event in EVERY_EVENT}
+
+
+def _examples(heading: str) -> list[dict[str, Any]]:
+    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    block = text[text.index(f"### {heading}") :].split("```json\n")[1].split("```")[0]
+    return [parse_object(line) for line in block.splitlines()]
+
+
+def test_every_client_message_of_the_protocol_page_is_understood() -> None:
+    examples = _examples("Client to server")
+    messages = [type(read_message(members, now_us=START_US)) for members in examples]
+    assert set(messages) == set(get_args(Message))
+    assert all(message_id(members) == members.get("id") for members in examples)
+    given = {name for members in examples if members.get("type") == "subscribe" for name in members}
+    assert {*START_FIELDS, *FILTER_FIELDS} - given == {"lastEventId", "statuses"}
+
+
+def test_the_protocol_page_shows_every_message_of_the_server_and_every_close_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "app/api").rglob("*.py"))
+    said = (
+        set(re.findall(r'(?<!\w)message\(\s*"(\w+)"', code))
+        | set(re.findall(r'\{"type": "([a-z]+)"', code))
+        | {"events"}
+    )
+    examples = _examples("Server to client")
+    assert {members["type"] for members in examples if "type" in members} == said
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    codes = set(re.findall(r"\b4[45]\d\d\b", code))
+    assert codes == set(
+        re.findall(r"\b4[45]\d\d\b", page[page.index("| code | meaning | do |\n|---|---|---|\n| 1000") :])
+    )
 
 
 def test_every_failure_code_is_given_by_some_decision() -> None:
