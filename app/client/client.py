@@ -3,20 +3,22 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import httpx
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake
 
 TERMINAL: Final = frozenset({"confirmed", "cancelled", "expired", "rejected", "failed"})
 """Statuses of orders that have ended."""
 RECONNECT_SECONDS: Final = 0.25
 RECONNECT_SECONDS_MAX: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 35.0
+"""Two heartbeats and a little: longer than that, a connection is dead."""
 
 
 class ClientError(Exception):
@@ -36,7 +38,8 @@ class OrderRefusedError(ClientError):
 class LastCommon(NamedTuple):
     """The last event that a client has and that lasted."""
 
-    seq: int
+    seq: int | None
+    """Of one order; None where several orders are followed."""
     cursor: str
 
 
@@ -49,7 +52,7 @@ class HistoryForkedError(OrderRefusedError):
     def __init__(self, problem: dict[str, Any]) -> None:
         super().__init__(problem)
         common = problem.get("lastCommon")
-        self.last_common: LastCommon | None = LastCommon(common["seq"], common["cursor"]) if common else None
+        self.last_common: LastCommon | None = LastCommon(common.get("seq"), common["cursor"]) if common else None
 
 
 class OrderEndedError(OrderRefusedError):
@@ -123,30 +126,81 @@ class Client:
             OrderRefusedError: the server does not know the order or cannot resume there.
             UnreachableError: no connection after the given number of tries.
         """
-        position, failures, lost = after, 0, ""
+        wanted = {"type": "subscribe", "orderId": order_id}
+        async with aclosing(self._frames(wanted, {} if after is None else {"after": after}, order_id)) as frames:
+            async for frame in frames:
+                if "event" in frame:
+                    yield frame
+                if frame.get("status") in TERMINAL or frame.get("ended"):
+                    return
+
+    async def stream(
+        self, *, client: str | None = None, after: str | None = None, start: str = "now", events: Sequence[str] = ()
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield events of many orders, each once, in order for each of them, for ever; reconnects by itself.
+
+        Args:
+            client: whose orders; None for everybody's.
+            after: the ``cursor`` of an event that this method yielded for the same orders; go on after it.
+            start: "start" or "now", without ``after``.
+            events: the names of the wanted ones; all without any.
+
+        Raises:
+            HistoryForkedError: events that were yielded, or the one named by ``after``, did not last. Forget those
+                after its ``last_common``, and call again with the cursor of that.
+            OrderRefusedError: the server cannot resume there; ``problem`` says where the orders can be read.
+            UnreachableError: no connection after the given number of tries.
+        """
+        wanted: dict[str, Any] = {"type": "subscribe", "sub": "stream"}
+        wanted |= {"scope": "all"} if client is None else {"clientId": client}
+        if events:
+            wanted["events"] = list(events)
+        first = {"from": start} if after is None else {"after": after}
+        whose = "all orders" if client is None else f"the orders of {client}"
+        async with aclosing(self._frames(wanted, first, whose)) as frames:
+            async for frame in frames:
+                if "event" in frame:
+                    yield frame
+
+    async def _frames(self, wanted: dict[str, Any], start: dict[str, Any], what: str) -> AsyncGenerator[dict[str, Any]]:
+        """Yield what a subscription is sent, over as many connections as it takes, each resumed by the last cursor."""
+        failures, lost = 0, ""
         while failures < self._tries:
+            wait_seconds = 0.0
             try:
-                async with aclosing(self._connection(order_id, position)) as frames:
+                async with aclosing(self._connection({**wanted, **start})) as frames:
                     async for frame in frames:
-                        if "event" in frame:
-                            failures, position = 0, frame["cursor"]
-                            yield frame
-                        if frame.get("status") in TERMINAL or frame.get("ended"):
-                            return
+                        if "event" in frame or frame.get("type") in ("bookmark", "heartbeat"):
+                            failures = 0
+                        if frame.get("type") == "subscribed" and "sub" in frame:
+                            # From now on "now" would be later.
+                            start = {"after": frame["after"]}
+                        elif "cursor" in frame:
+                            start = {"after": frame["cursor"]}
+                        wait_seconds = frame.get("reconnectAfterMs", 0) / 1_000
+                        yield frame
                 lost = "the server closed the connection"
             except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError) as error:
                 lost = str(error)
             failures += 1
             # Full jitter: clients that lost one server together do not come back together.
-            await asyncio.sleep(random.uniform(0, min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS * 2**failures)))
-        raise UnreachableError(f"cannot follow {order_id} at {self._url}: {lost}")
+            longest = max(wait_seconds, min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS * 2**failures))
+            await asyncio.sleep(random.uniform(0, longest))
+        raise UnreachableError(f"cannot follow {what} at {self._url}: {lost}")
 
-    async def _connection(self, order_id: str, after: str | int | None) -> AsyncGenerator[dict[str, Any]]:
-        subscribe = {"type": "subscribe", "orderId": order_id}
+    async def _connection(self, subscribe: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        named = "sub" in subscribe
         async with connect(self.socket_url, open_timeout=CONNECT_SECONDS, compression=None) as socket:
-            await socket.send(json.dumps(subscribe if after is None else {**subscribe, "after": after}))
-            async for text in socket:
-                frame = json.loads(text)
+            if named:
+                # Whoever says hello hears heartbeats, so that silence means a lost connection.
+                await socket.send(json.dumps({"type": "hello"}))
+            await socket.send(json.dumps(subscribe))
+            while True:
+                try:
+                    async with asyncio.timeout(SILENCE_SECONDS if named else None):
+                        frame = json.loads(await socket.recv())
+                except ConnectionClosedOK:
+                    return
                 if frame.get("type") == "error":
                     raise HistoryForkedError(frame) if frame.get("code") == "fork" else OrderRefusedError(frame)
                 yield frame
