@@ -130,8 +130,8 @@ def test_an_orders_stream_has_its_events_with_ids_and_ends_with_it() -> None:
 def test_streams_of_a_client_and_of_all_resume_by_their_last_id(ring_frames_max: int) -> None:
     async def scenario(api: Api) -> None:
         await lives(api, 2)
-        await lives(api, 2, clientId="other one")
-        for path, count in (("/api/clients/other%20one/stream", 12), ("/api/stream", 24)):
+        await lives(api, 2, clientId="other/one two")
+        for path, count in (("/api/clients/other%2Fone%20two/stream", 12), ("/api/stream", 24)):
             async with listening(api, path, from_="start") as heard:
                 said, _ = await heard.until("caught_up")
                 whole = [one for one in said if one.event != "subscribed"]

@@ -150,9 +150,9 @@ def test_a_window_stops_the_events_until_they_are_acknowledged(batch: int | None
                     frame = await hear(socket)
                     got += frame["items"] if batch else [frame]
                 assert len(got) == room
-                await hear_nothing_more(socket)
                 frames += got
                 if len(frames) < 18:
+                    await hear_nothing_more(socket)
                     # One in the middle gives back as many as came before it, and a second time none.
                     for _ in range(2):
                         await say(socket, type="ack", sub="s", cursor=got[1]["cursor"])
@@ -161,9 +161,9 @@ def test_a_window_stops_the_events_until_they_are_acknowledged(batch: int | None
                         frame = await hear(socket)
                         got += frame["items"] if batch else [frame]
                     frames += got
-                    await hear_nothing_more(socket)
+                    if len(frames) < 18:
+                        await hear_nothing_more(socket)
                     await say(socket, type="ack", sub="s", cursor=frames[-1]["cursor"])
-            await say(socket, type="ack", sub="s", cursor=frames[-1]["cursor"])
             assert (await hear(socket))["type"] == "caught_up"
             await check_all(api.store, frames)
             await say(socket, type="ack", sub="t", cursor="1-1-00000000", id=3)

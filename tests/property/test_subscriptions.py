@@ -16,6 +16,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from app.api.orders.intake import Intake, OrderLimits
+from app.api.streaming.ring import Frame as RingFrame
 from app.api.streaming.ring import Ring
 from app.api.streaming.sessions import Sessions, SocketLimits
 from app.api.streaming.tailer import Tailer
@@ -268,3 +269,75 @@ def test_what_is_delivered_over_all_connections_is_the_filtered_log(
             )
             got[number].append(f"{frame['orderId']} {frame['seq']} {own.split('-')[1]}")
         assert got == expected(store, client.wish)
+
+
+class WaitedRing(Ring):
+    """Can be waited for."""
+
+    def __init__(self, *, frames_max: int, characters_max: int) -> None:
+        super().__init__(frames_max=frames_max, characters_max=characters_max)
+        self._more = asyncio.Event()
+
+    def append(self, frame: RingFrame) -> None:
+        super().append(frame)
+        self._more.set()
+
+    async def reached(self, ends: Mapping[int, Cursor]) -> None:
+        while self.heads != ends:
+            self._more.clear()
+            await self._more.wait()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    scope=st.sampled_from([{"scope": "all"}, {"clientId": "ann"}]),
+    batch=st.sampled_from([None, 3]),
+    frames_max=st.sampled_from([1, 1000]),
+)
+def test_a_subscriber_catches_up_though_events_never_cease(
+    scope: dict[str, object], batch: int | None, frames_max: int
+) -> None:
+    lives = [
+        appends(stream_id("ann", partitions=2, number=number), market_life(), client="ann") for number in range(1, 13)
+    ]
+
+    async def main() -> list[Frame]:
+        store = SlowStore(())
+        ring = WaitedRing(frames_max=frames_max, characters_max=1_000_000)
+        tailer = Tailer(store, ring, SystemClock())
+        intake = Intake(OrderStreams(store, StepClock(), bytes, "test"), store, OrderLimits())
+        sessions = sessions_on(store, ring, intake)
+        waiting = [commit for life in reversed(lives) for commit in reversed(life)]
+        for _ in range(10):
+            await store.append(waiting.pop())
+        await tailer.start()
+        following = asyncio.create_task(tailer.run())
+        heard: list[Frame] = []
+        done = asyncio.Event()
+
+        class Client(Subscriber):
+            async def take(self, message: Message) -> None:
+                if message["type"] != "websocket.send":
+                    return
+                if waiting:
+                    # Whatever it hears takes as long as the next event needs to get here.
+                    await store.append(waiting.pop())
+                    await ring.reached(await store.log_ends())
+                else:
+                    done.set()
+                heard.append(json.loads(message["text"]))
+
+        client = Client(sessions, Wish(scope, {}, None, batch))
+        client.connect()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await done.wait()
+        await client.cut()
+        following.cancel()
+        return heard
+
+    heard = asyncio.run(main())
+    assert [frame["type"] for frame in heard if frame.get("type") not in (None, "events")][:2] == [
+        "subscribed",
+        "caught_up",
+    ]
+    assert "caught_up" in [frame.get("type") for frame in heard[:25]]

@@ -187,10 +187,12 @@ class Deliveries:
             # An acknowledgement makes it due again.
             return
         try:
+            read_at = asyncio.get_running_loop().time()
             following = await self._sessions.source.following(feed)
             if following.started is not None and self._is_current(feed):
                 await self._confirm(feed, following.started)
-            await self._deliver(feed, following)
+            if await self._deliver(feed, following):
+                await self._catch_up(feed, following, read_at)
         except (NotChainedError, LogNotChainedError):
             # The client has an event that did not last: it must come back with its cursor to be told so.
             self._outlet.end(LOG_REWOUND)
@@ -225,15 +227,16 @@ class Deliveries:
         if started.ended:
             await self._complete(feed)
 
-    async def _deliver(self, feed: Feed, following: Following) -> None:
+    async def _deliver(self, feed: Feed, following: Following) -> bool:
+        """Send what follows, as far as there is room; return whether that is all that there was."""
         texts: list[str] = []
         size = 0
         for frame in following.frames:
             if not self._is_current(feed):
-                return
+                return False
             if feed.room <= 0:
                 await self._flush(feed, texts)
-                return
+                return False
             feed.place.passed(frame)
             if await self._sessions.source.admits(feed.wanted, frame):
                 feed.sent()
@@ -247,12 +250,11 @@ class Deliveries:
             if frame.terminal and isinstance(feed.scope, OrderScope):
                 await self._flush(feed, texts)
                 await self._complete(feed)
-                return
+                return False
         await self._flush(feed, texts)
         if following.more:
             self.again(feed.key)
-        elif self._is_current(feed):
-            await self._catch_up(feed)
+        return not following.more and self._is_current(feed)
 
     async def _leave_out(self, feed: Feed, texts: list[str]) -> None:
         feed.left_out += 1
@@ -272,8 +274,11 @@ class Deliveries:
         self._told(feed)
         await self._outlet.send(text)
 
-    async def _catch_up(self, feed: Feed) -> None:
-        feed.behind_since = feed.lagging_since = None
+    async def _catch_up(self, feed: Feed, following: Following, read_at: float) -> None:
+        """Take note that everything up to ``read_at`` was sent; what came since does not count against the client."""
+        if not self._sessions.source.is_settled(feed) and following.frames:
+            self.again(feed.key)
+        feed.behind_since, feed.lagging_since = read_at if feed.key in self._due else None, None
         if not feed.replaying:
             return
         feed.replaying = False

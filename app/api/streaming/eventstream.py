@@ -101,7 +101,7 @@ class Reader:
         """
         try:
             self._first = await self.sessions.source.following(self.subscription)
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, LogNotChainedError) as error:
             raise unavailable("ask again") from error
         started = self._first.started
         assert started is not None
@@ -117,7 +117,7 @@ class Reader:
             NotChainedError, LogNotChainedError, ProblemError, StoreUnavailableError: see :meth:`Source.following`.
         """
         source, subscription = self.sessions.source, self.subscription
-        left_out, more = 0, not self.ended
+        left_out, more, following = 0, not self.ended, Following()
         while more:
             following, self._first = self._first or await source.following(subscription), None
             for frame in following.frames:
@@ -133,6 +133,9 @@ class Reader:
                 if self.ended:
                     return
             more = following.more
+        if following.frames and not source.is_settled(subscription):
+            # Events that are not of this scope tell nobody that they came meanwhile.
+            self._wake.set()
 
     async def wait(self, seconds: float) -> bool:
         """Wait for an event or the end, for so long at most; return whether one of them came."""
@@ -266,7 +269,7 @@ class StreamRoutes:
         """Return the routes."""
         return [
             Route("/api/orders/{order_id}/stream", self.one, methods=["GET"]),
-            Route("/api/clients/{client}/stream", self.client, methods=["GET"]),
+            Route("/api/clients/{client:path}/stream", self.client, methods=["GET"]),
             Route("/api/stream", self.all, methods=["GET"]),
         ]
 
@@ -304,11 +307,10 @@ class StreamRoutes:
     async def _follows(self, reader: Reader, request: Request) -> bool:
         """Whether a client that comes back for what it lacks lacks anything."""
         place = reader.subscription.place
-        return (
-            not isinstance(place, LogPlace)
-            or "last-event-id" not in request.headers
-            or bool(await self._sessions.source.logs.following(place, 1))
-        )
+        if not isinstance(place, LogPlace) or "last-event-id" not in request.headers:
+            return True
+        frames, _ = await self._sessions.source.logs.following(place, 1)
+        return bool(frames)
 
 
 async def _long_poll(reader: Reader, wait_seconds: int, limit: int) -> Response:

@@ -48,8 +48,8 @@ class LogReader:
             return {partition_of(scope.client, self._store.partitions): LOG_START}
         return dict.fromkeys(range(self._store.partitions), LOG_START)
 
-    async def following(self, place: LogPlace, limit: int) -> list[Frame]:
-        """Return what follows a place, about ``limit`` frames at most; empty where nothing does.
+    async def following(self, place: LogPlace, limit: int) -> tuple[list[Frame], bool]:
+        """Return what follows a place, about ``limit`` frames at most, and whether that is less than there is now.
 
         Raises:
             LogNotChainedError: the log does not hold the place any more.
@@ -59,23 +59,27 @@ class LogReader:
         each = max(8, limit // len(place.cursors))
         frames: list[Frame] = []
         behind: dict[int, Cursor] = {}
+        more = False
+        heads = self._ring.heads
         for number, cursor in place.cursors.items():
             found = self._ring.log_after(number, cursor, each)
             if found is None:
                 behind[number] = cursor
             else:
                 frames += found
+                more = more or len(found) == each
         if behind:
             commits = await self._read_behind(place, behind, each)
+            # The archive and the log are read one after the other, so a page that is not full need not be the last.
+            ends = {commit.partition: commit.position for commit in commits}
+            more = more or any(number not in heads or end < heads[number].position for number, end in ends.items())
             frames += [
                 frame
                 for commit in commits
                 for frame in frames_of_commit(commit)
                 if frame.cursor.position > behind[commit.partition].position
             ]
-        if not frames:
-            place.reached(self._ring.heads)
-        return frames
+        return frames, more
 
     async def _read_behind(self, place: LogPlace, behind: Mapping[int, Cursor], limit: int) -> Sequence[StoredCommit]:
         try:

@@ -58,18 +58,19 @@ class LogPlace:
             raise LogNotChainedError(number, before, frame.cursor)
         self.cursors[number], self._text = frame.cursor, None
 
-    def reached(self, heads: Mapping[int, Cursor]) -> None:
-        """Take note that nothing follows: from here on, the place moves with the ring until it is woken."""
+    def settle(self, heads: Mapping[int, Cursor]) -> bool:
+        """Return whether the place is where the ring is: then it moves with that until it is woken."""
         self._at_head = all(heads.get(number) == cursor for number, cursor in self.cursors.items())
+        return self._at_head
 
     def follow(self, heads: Mapping[int, Cursor]) -> None:
-        """Be where the ring is, if nothing that the scope covers came since :meth:`reached`."""
+        """Be where the ring is, if nothing that the scope covers came since :meth:`settle`."""
         if self._at_head:
             self.cursors.update({number: heads[number] for number in self.cursors if number in heads})
             self._text = None
 
     def woken(self, partition: int, before: Cursor) -> None:
-        """Take note of the first event since :meth:`reached`: up to it, there was none that the scope covers."""
+        """Take note of the first event since :meth:`settle`: up to it, there was none that the scope covers."""
         if self._at_head:
             self._at_head = False
             self.cursors[partition], self._text = before, None

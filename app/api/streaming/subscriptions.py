@@ -121,7 +121,7 @@ class Following(Struct, frozen=True, kw_only=True):
     """Set the first time."""
     frames: Sequence[Frame] = ()
     more: bool = False
-    """More may follow at once."""
+    """That is not all that there was when it was read."""
 
 
 class Source:
@@ -150,8 +150,12 @@ class Source:
             return await self._of_order(subscription, subscription.place)
         if subscription.start is not None:
             return await self._begin_in_logs(subscription)
-        frames = await self.logs.following(subscription.place, PAGE)
-        return Following(frames=frames, more=bool(frames))
+        frames, more = await self.logs.following(subscription.place, PAGE)
+        return Following(frames=frames, more=more)
+
+    def is_settled(self, subscription: Subscription) -> bool:
+        """Whether a place that nothing followed any more may be left alone until the ring tells of an event."""
+        return isinstance(subscription.place, OrderPlace) or subscription.place.settle(self._ring.heads)
 
     async def admits(self, wanted: Wanted, frame: Frame) -> bool:
         """Whether a subscriber wants the event."""
