@@ -13,8 +13,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api.orders.intake import Intake, OrderLimits
-from app.api.streaming.ring import Ring, Watcher
-from app.api.streaming.sessions import SocketLimits
+from app.api.streaming.ring import Frame, Ring, Watcher
+from app.api.streaming.scopes import AllScope, Filter
+from app.api.streaming.sessions import SocketLimits, Subscriber
+from app.api.streaming.subscriptions import ASSETS_MAX, Wanted
 from app.api.streaming.websocket import serve_socket
 from app.clock import SystemClock
 from app.execution.streams import OrderStreams
@@ -157,6 +159,10 @@ class Wires:
         intake = Intake(OrderStreams(store, SystemClock(), bytes, "test"), store, OrderLimits())
         self.sessions = sessions_on(store, self.ring, intake, limits)
 
+    @property
+    def open(self) -> set[Subscriber]:
+        return self.sessions._open
+
 
 class Wire:
     """One such socket. ``taking`` unset: the client takes nothing but the close."""
@@ -231,6 +237,38 @@ def test_answers_that_nobody_takes_are_bounded() -> None:
         await wire.serve()
         assert wire.closed == 4513
         assert len(wires.sessions) == 0
+
+    asyncio.run(main())
+
+
+def test_a_client_that_takes_nothing_gets_no_heartbeats_on_top() -> None:
+    async def main() -> None:
+        wires = Wires(memory_store(), SocketLimits(heartbeat_seconds=0))
+        wire = Wire(wires)
+        wire.say(type="hello")
+        serving = asyncio.create_task(wire.serve())
+        await wire.takes(1)
+        wire.taking.clear()
+        [session] = wires.open
+        for _ in range(300):
+            session.tick(asyncio.get_running_loop().time())
+        wire.taking.set()
+        await wire.takes(2)
+        wire.leave()
+        await serving
+        assert [frame["type"] for frame in wire.sent] == ["welcome", "heartbeat"]
+
+    asyncio.run(main())
+
+
+def test_the_assets_of_so_many_orders_are_remembered_at_most() -> None:
+    async def main() -> None:
+        source = Wires(memory_store()).sessions.source
+        wanted = Wanted(scope=AllScope(), start=0, filter=Filter(assets=frozenset({"SOL"})))
+        for number in range(ASSETS_MAX + 10):
+            frame = Frame(f"order {number}", 1, "", False, "", "", assets=("SOL", "USDC"))
+            assert await source.admits(wanted, frame)
+        assert len(source._assets) == ASSETS_MAX
 
     asyncio.run(main())
 

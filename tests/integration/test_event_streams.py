@@ -3,7 +3,7 @@
 import asyncio
 import socket as sockets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,9 +15,9 @@ from msgspec import Struct
 from app.api.streaming.sessions import SocketLimits
 from app.clock import SystemClock
 from eventstore.errors import StoreUnavailableError
-from eventstore.ids import partition_of
+from eventstore.ids import Cursor, partition_of
 from eventstore.memory import MemoryEventStore
-from eventstore.store import StoredEvent
+from eventstore.store import StoredCommit, StoredEvent
 from tests.integration.api import (
     LIFE,
     WAIT_SECONDS,
@@ -262,6 +262,40 @@ def test_stopping_ends_streams_long_polls_and_idle_sockets_within_a_second() -> 
                 assert (answer["events"], answer["ended"]) == ([], False)
                 await api.serving
             assert time.monotonic() - started < 1
+
+    asyncio.run(main())
+
+
+class StoppingStore(MemoryEventStore):
+    """Stops the server during the third read of a subscriber that is behind."""
+
+    reads = 0
+    api: Api | None = None
+
+    async def read_log(
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
+    ) -> Sequence[StoredCommit]:
+        if wait_seconds == 0 and self.api is not None:
+            self.reads += 1
+            if self.reads == 3:
+                self.api.stopping.set()
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while self.api.sessions.refusal is None:
+                        await self.api.http.get("/livez")
+        return await super().read_log(after, limit, wait_seconds)
+
+
+def test_stopping_does_not_wait_for_a_stream_that_has_far_to_go() -> None:
+    async def main() -> None:
+        store = StoppingStore(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store, ring_frames_max=1) as api:
+            await lives(api, 60)
+            store.api = api
+            async with listening(api, "/api/clients/user01/stream", from_="start") as heard:
+                before, goaway = await heard.until("goaway")
+                assert goaway is not None and goaway.data["code"] == 4503
+                assert await heard.next() is None
+            assert 100 <= len(events(before)) < 360
 
     asyncio.run(main())
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.api.streaming.sessions import SocketLimits
 from app.clock import SystemClock
+from app.orders.commands import RecordIntent
 from eventstore.ids import Cursor, partition_of
 from eventstore.memory import MemoryEventStore
 from eventstore.store import StoredCommit
@@ -189,6 +190,22 @@ def test_events_come_in_batches_where_that_is_asked_for() -> None:
             assert all(item["replay"] for item in items)
             await check_all(api.store, items)
             assert frame["cursor"] == items[-1]["cursor"]
+
+    on_memory(scenario)
+
+
+def test_a_batch_of_large_events_is_sent_in_parts() -> None:
+    async def scenario(api: Api) -> None:
+        for _ in range(20):
+            order_id = await api.place()
+            intent = RecordIntent(tx_id="5xSignature", message="AQID" * 2_000, last_valid_height=157)
+            await live(api.streams, order_id, (*LIFE[:2], intent))
+        async with connected(api) as socket:
+            await subscribed(socket, sub="s", clientId="user01", batch=500, **{"from": "start"})
+            sizes: list[int] = []
+            while (text := await socket.recv())[:16] == '{"type":"events"':
+                sizes.append(len(text))
+            assert len(sizes) > 2 and max(sizes) < 65_536
 
     on_memory(scenario)
 

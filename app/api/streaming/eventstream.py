@@ -130,8 +130,6 @@ class Reader:
                     left_out += 1
                     if left_out % self.sessions.limits.bookmark_events == 0:
                         yield None
-                if self.ended:
-                    return
             more = following.more
         if following.frames and not source.is_settled(subscription):
             # Events that are not of this scope tell nobody that they came meanwhile.
