@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from app.api.health import HealthRoutes
 from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
-from app.api.orders.routes import EXECUTE_PATH, WEBSOCKET_PATH, OrderRoutes
+from app.api.orders.routes import OrderRoutes
 from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
 from app.api.streaming.eventstream import StreamRoutes
 from app.api.streaming.ring import Ring
@@ -27,7 +27,7 @@ from app.api.streaming.sessions import Sessions, SocketLimits
 from app.api.streaming.snapshots import Snapshots
 from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
-from app.api.streaming.websocket import serve_socket
+from app.api.streaming.websocket import PATHS, serve_socket
 from app.clock import Clock
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore
@@ -96,8 +96,7 @@ def create_application(services: Services) -> Starlette:
 
     application = Starlette(
         routes=[
-            WebSocketRoute(WEBSOCKET_PATH, socket),
-            WebSocketRoute(EXECUTE_PATH, socket),
+            *(WebSocketRoute(path, socket) for path in PATHS),
             *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
             *StreamRoutes(sessions).routes(),
             *health.routes(),

@@ -81,7 +81,7 @@ def test_the_protocol_page_shows_every_message_of_the_server_and_every_close_cod
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "app/api").rglob("*.py"))
     said = (
         set(re.findall(r'(?<!\w)message\(\s*"(\w+)"', code))
-        | set(re.findall(r'\{"type": "([a-z]+)"', code))
+        | set(re.findall(r'\{"type": "([a-z]+)", "code"', code))
         | {"events"}
     )
     examples = _examples("Server to client")

@@ -1,13 +1,14 @@
 """What clients say on a WebSocket, from JSON members to values."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
 
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import FieldError, ProblemError
-from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable, pointer_to
+from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable, parse_object, pointer_to
 from app.api.resume import parse_order_id
 from app.api.streaming.scopes import (
     FILTER_FIELDS,
@@ -21,6 +22,8 @@ from app.api.streaming.scopes import (
 )
 from app.api.streaming.subscriptions import Wanted
 from app.orders.events import OrderType
+from eventstore.errors import BadIdError
+from eventstore.ids import partition_in
 
 ID_CHARACTERS_MAX: Final = 64
 NAME_CHARACTERS_MAX: Final = 80
@@ -85,6 +88,29 @@ class Ping(Struct, frozen=True):
 
 Message = Hello | Submit | Subscribe | Unsubscribe | Ack | Cancel | Ping
 MessageId = str | int | None
+
+
+def read_members(text: str) -> dict[str, Any]:
+    """Return the members of a message, taken out of what clients of engines like this one wrap them in.
+
+    Such are a bare order id, ``{"action":"execute","order":{…}}`` and ``{"type":"subscribe","payload":{…}}``.
+
+    Raises:
+        ProblemError: see :func:`parse_object`.
+    """
+    bare = text.strip()
+    with suppress(BadIdError):
+        partition_in(bare)
+        return {"orderId": bare}
+    members = parse_object(text)
+    outer = {name: members[name] for name in ("type", "id") if name in members}
+    match members:
+        case {"action": "execute", "order": dict() as order}:
+            return {**outer, **order}
+        case {"type": "subscribe" | "unsubscribe", "payload": dict() as payload}:
+            return {**payload, **outer}
+        case _:
+            return members
 
 
 def message_id(members: Mapping[str, Any]) -> MessageId:

@@ -17,7 +17,7 @@ from app.api.problems import (
     goaway_of,
     message_of,
 )
-from app.api.requests import BODY_BYTES_MAX, parse_object
+from app.api.requests import BODY_BYTES_MAX
 from app.api.resume import parse_after, parse_order_id
 from app.api.streaming.deliveries import Deliveries, Feed, message
 from app.api.streaming.messages import (
@@ -34,6 +34,7 @@ from app.api.streaming.messages import (
     Subscribe,
     Unsubscribe,
     message_id,
+    read_members,
     read_message,
 )
 from app.api.streaming.scopes import OrderScope
@@ -46,6 +47,22 @@ REPLIES_MAX: Final = 256
 CLOSE_SECONDS: Final = 1
 SECOND_HELLO: Final = Closing(4409, "hello was said before")
 FOREIGN_VERSION: Final = Closing(4406, f"this server speaks version {VERSION} of the protocol")
+
+
+PATHS: Final = (
+    "/api/orders/ws",
+    "/api/orders/execute",
+    "/api/orders/execute/{order_id}",
+    "/api/orders/{order_id}/status",
+    "/api/orders/{order_id}/stream",
+    "/api/orders/status",
+    "/api/orders/status/{order_id}",
+    "/api/orders/stream/{order_id}",
+    "/ws",
+    "/ws/orders/{order_id}",
+    "/ws/{order_id}",
+)
+"""The first is ours; clients of engines like this one connect to the others."""
 
 
 class _SocketGoneError(Exception):
@@ -139,7 +156,7 @@ class Session:
         try:
             if text is None:
                 raise ProblemError("binary_frame", "send JSON in text frames")
-            members = parse_object(text)
+            members = read_members(text)
             reply_to = message_id(members)
             self._obey(read_message(members, now_us=self._all.clock.now_us()), reply_to, tasks)
         except ProblemError as problem:
@@ -201,11 +218,12 @@ class Session:
         try:
             if len(names) > 1 or any(len(query.getlist(name)) > 1 for name in (*names, "orderId")):
                 raise ProblemError("invalid_query", "give orderId once, and after or lastEventId once")
-            if "orderId" not in query:
+            named = self._socket.path_params.get("order_id", query.get("orderId"))
+            if named is None:
                 if names:
                     raise ProblemError("invalid_query", f"{names[0]} needs orderId beside it")
                 return
-            order_id = parse_order_id(query["orderId"])
+            order_id = parse_order_id(named)
             after = parse_after(query[names[0]], order_id) if names else 0
             self._subscribe(Feed(Wanted(scope=OrderScope(order_id), start=after), after, None))
         except ProblemError as problem:
