@@ -31,7 +31,7 @@ from tests.integration.api import (
     running,
 )
 from tests.integration.rewinding import rewindable
-from tests.integration.test_subscription_flow import lives, on_limited
+from tests.integration.test_subscription_flow import HoleyLog, lives, on_limited
 from tests.integration.test_subscriptions import check_all, seen
 
 Frame = dict[str, Any]
@@ -407,6 +407,21 @@ def test_an_outage_is_waited_out_by_a_stream_and_told_at_its_beginning() -> None
                 assert store.failures == 0
             store.failures = 1
             problem(await api.http.get(path, params={"after": 3}), 503, "unavailable")
+
+    asyncio.run(main())
+
+
+def test_a_stream_of_a_log_with_a_hole_ends_before_it() -> None:
+    async def main() -> None:
+        store = HoleyLog(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store, ring_frames_max=1) as api:
+            await lives(api, 1)
+            store.holey = True
+            async with listening(api, "/api/stream", from_="start") as heard:
+                before, goaway = await heard.until("goaway")
+                assert goaway is not None and goaway.data["code"] == 4510
+                assert (events(before), await heard.next()) == ([], None)
+            problem(await api.http.get("/api/stream?from=start&wait=5"), 503, "unavailable")
 
     asyncio.run(main())
 
