@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
+from app.api.streaming.eventstream import Reader
 from app.api.streaming.sessions import SocketLimits
 from app.clock import SystemClock
 from eventstore.errors import StoreUnavailableError
@@ -312,15 +313,39 @@ def test_streams_count_among_the_sockets_of_a_process() -> None:
     on_limited(SocketLimits(sockets_max=1), scenario)
 
 
+async def unread(api: Api) -> sockets.socket:
+    """A client that asks for all events and takes nothing of the answer."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    raw = sockets.socket()
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    raw.connect((host, int(port)))
+    before = len(api.sessions)
+    raw.sendall(b"GET /api/stream?from=start HTTP/1.1\r\nHost: x\r\n\r\n")
+    await subscribers(api, before + 1)
+    return raw
+
+
+def test_stopping_does_not_wait_for_whoever_reads_nothing() -> None:
+    async def main() -> None:
+        async with running(memory_store()) as api:
+            await lives(api, 40)
+            with await unread(api):
+                readers = [one for one in api.sessions._open if isinstance(one, Reader)]
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while api.sessions.source.behind(readers[0].subscription) < 300:
+                        await lives(api, 10)
+                started = time.monotonic()
+                api.stopping.set()
+                await api.serving
+                assert time.monotonic() - started < 1
+
+    asyncio.run(main())
+
+
 def test_a_stream_that_nobody_reads_is_broken_off_and_holds_nobody_up() -> None:
     async def scenario(api: Api) -> None:
         await lives(api, 40)
-        host, _, port = api.url.removeprefix("http://").partition(":")
-        raw = sockets.socket()
-        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
-        raw.connect((host, int(port)))
-        raw.sendall(b"GET /api/stream?from=start HTTP/1.1\r\nHost: x\r\n\r\n")
-        await subscribers(api, 1)
+        raw = await unread(api)
         async with asyncio.timeout(WAIT_SECONDS):
             while len(api.sessions):
                 await lives(api, 1)

@@ -29,7 +29,7 @@ from app.api.streaming.scopes import (
     read_filter,
     read_start,
 )
-from app.api.streaming.sessions import Sessions
+from app.api.streaming.sessions import CLOSE_SECONDS, Sessions
 from app.api.streaming.subscriptions import Following, Started, Subscription, Wanted
 from eventstore.errors import StoreUnavailableError
 from eventstore.ids import Cursor
@@ -38,7 +38,6 @@ WAIT_SECONDS_MAX: Final = 60
 EVENTS_LIMIT: Final = 100
 EVENTS_LIMIT_MAX: Final = 1_000
 BACK_OFF_SECONDS: Final = 0.5
-CLOSE_SECONDS: Final = 0.5
 RECONNECT_MS: Final = 2_000
 CHUNK_CHARACTERS_MAX: Final = 48 * 1024
 _COUNTS: Final = ("last", "wait", "limit")

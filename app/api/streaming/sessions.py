@@ -15,6 +15,8 @@ from app.api.streaming.subscriptions import Source
 from app.clock import Clock
 
 DRAIN_SECONDS: Final = 3
+CLOSE_SECONDS: Final = 0.5
+"""So long a client may take to take its end."""
 TICK_SECONDS_MAX: Final = 1.0
 
 log: Final = logging.getLogger(__name__)

@@ -38,13 +38,12 @@ from app.api.streaming.messages import (
     read_message,
 )
 from app.api.streaming.scopes import OrderScope
-from app.api.streaming.sessions import Sessions
+from app.api.streaming.sessions import CLOSE_SECONDS, Sessions
 from app.api.streaming.subscriptions import Wanted
 from app.orders.times import format_time
 
 REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
-CLOSE_SECONDS: Final = 1
 SECOND_HELLO: Final = Closing(4409, "hello was said before")
 FOREIGN_VERSION: Final = Closing(4406, f"this server speaks version {VERSION} of the protocol")
 
