@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.api.orders.intake import Intake, OrderLimits
+from app.api.problems import DRAINING
 from app.api.streaming.ring import Frame, Ring, Watcher
 from app.api.streaming.scopes import AllScope, Filter
 from app.api.streaming.sessions import SocketLimits, Subscriber
@@ -257,6 +258,46 @@ def test_a_client_that_takes_nothing_gets_no_heartbeats_on_top() -> None:
         wire.leave()
         await serving
         assert [frame["type"] for frame in wire.sent] == ["welcome", "heartbeat"]
+
+    asyncio.run(main())
+
+
+class StallingWire(Wire):
+    """Takes so many events, then nothing but the end."""
+
+    def __init__(self, wires: Wires, events_max: int) -> None:
+        super().__init__(wires)
+        self.events_max = events_max
+        self.stalled = asyncio.Event()
+        self.goaway: dict[str, Any] = {}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            frame = json.loads(message["text"])
+            if frame.get("type") == "goaway":
+                self.goaway = frame
+            elif "event" in frame and len([one for one in self.sent if "event" in one]) == self.events_max:
+                self.stalled.set()
+                await asyncio.Event().wait()
+        await super()._send(message)
+
+
+@pytest.mark.parametrize("events_max", [0, 1, 4])
+def test_a_goaway_names_no_cursor_of_an_event_that_was_not_sent(events_max: int) -> None:
+    async def main() -> None:
+        store = memory_store()
+        order_id = await finished_order(store)
+        wires = Wires(store)
+        wire = StallingWire(wires, events_max)
+        wire.say(type="subscribe", sub="s", orderId=order_id)
+        serving = asyncio.create_task(wire.serve())
+        async with asyncio.timeout(WAIT_SECONDS):
+            await wire.stalled.wait()
+        wires.sessions.refuse(DRAINING)
+        await serving
+        sent = [frame["cursor"] for frame in wire.sent if "event" in frame]
+        assert len(sent) == events_max
+        assert wire.goaway["cursors"] == {"s": sent[-1] if sent else "0"}
 
     asyncio.run(main())
 

@@ -32,7 +32,7 @@ from tests.integration.api import (
     running,
 )
 from tests.integration.rewinding import rewindable
-from tests.integration.test_subscription_flow import HoleyLog, lives, on_limited
+from tests.integration.test_subscription_flow import FailingLooks, HoleyLog, begun, lives, on_limited
 from tests.integration.test_subscriptions import check_all, seen
 
 Frame = dict[str, Any]
@@ -432,6 +432,20 @@ def test_an_outage_is_waited_out_by_a_stream_and_told_at_its_beginning() -> None
                 assert store.failures == 0
             store.failures = 1
             problem(await api.http.get(path, params={"after": 3}), 503, "unavailable")
+
+    asyncio.run(main())
+
+
+def test_an_outage_in_the_middle_of_a_page_loses_no_event_of_a_stream() -> None:
+    async def main() -> None:
+        store = FailingLooks(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store) as api:
+            order_ids, cursor = await begun(api, 3)
+            store.failing = True
+            async with listening(api, "/api/clients/user01/stream", assets="SOL", after=cursor) as heard:
+                before, _ = await heard.until("caught_up")
+            expected = [(order_id, seq) for order_id in order_ids for seq in range(2, 7)]
+            assert (seen(events(before)), store.looks) == (expected, 6)
 
     asyncio.run(main())
 

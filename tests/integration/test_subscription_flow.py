@@ -9,9 +9,10 @@ import pytest
 from app.api.streaming.sessions import SocketLimits
 from app.clock import SystemClock
 from app.orders.commands import RecordIntent
+from eventstore.errors import StoreUnavailableError
 from eventstore.ids import Cursor, partition_of
 from eventstore.memory import MemoryEventStore
-from eventstore.store import StoredCommit
+from eventstore.store import StoredCommit, StoredEvent
 from tests.integration.api import (
     LIFE,
     Api,
@@ -350,5 +351,44 @@ def test_a_log_with_a_hole_is_never_passed_on(scope: dict[str, object]) -> None:
             code, frames = await hear_close(socket)
             assert code == 4510
             assert [frame for frame in frames if "event" in frame] == []
+
+    asyncio.run(main())
+
+
+class FailingLooks(MemoryEventStore):
+    """Looking up what an order's first event says fails every other time, once ``failing`` is set."""
+
+    failing = False
+    looks = 0
+
+    async def read_stream(self, stream: str, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        if self.failing and limit == 1:
+            self.looks += 1
+            if self.looks % 2:
+                raise StoreUnavailableError("down")
+        return await super().read_stream(stream, after, limit)
+
+
+async def begun(api: Api, count: int) -> tuple[list[str], str]:
+    """Let orders begin, and live; return them and the cursor between the two."""
+    order_ids = [await api.place() for _ in range(count)]
+    cursor = str((await api.store.log_ends())[partition_of("user01", 4)])
+    for order_id in order_ids:
+        await live(api.streams, order_id)
+    return order_ids, cursor
+
+
+@pytest.mark.parametrize("batch", [None, 50])
+def test_an_outage_in_the_middle_of_a_page_loses_no_event(batch: int | None) -> None:
+    async def main() -> None:
+        store = FailingLooks(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store) as api, connected(api) as socket:
+            order_ids, cursor = await begun(api, 3)
+            store.failing = True
+            options = {} if batch is None else {"batch": batch}
+            await subscribed(socket, sub="s", clientId="user01", assets=["SOL"], after=cursor, **options)
+            frames, _ = await until(socket, "caught_up")
+            assert seen(frames) == [(order_id, seq) for order_id in order_ids for seq in range(2, 7)]
+            assert store.looks == 6
 
     asyncio.run(main())

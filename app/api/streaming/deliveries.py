@@ -43,10 +43,14 @@ class Feed(Subscription):
         self.reply_to: Final = reply_to
         self.held = False
         """Its order is being appended: events wait until the append has answered."""
+        self.ended = False
+        """Its order's last event has been passed."""
         self.missed = False
         """The ring told of an event while it was held."""
+        self.given: str | None = None
+        """The cursor that everything sent leads to; None before anything was sent."""
         self.told = ""
-        """The cursor that its client was given last."""
+        """The cursor that its client has, or will have once the answers that wait are sent."""
         self.told_at = 0.0
         self.left_out = 0
         """Events since then that it does not want."""
@@ -147,9 +151,8 @@ class Deliveries:
         self.again(key)
 
     def cursors(self) -> dict[str, str]:
-        """Return what to resume each named subscription by."""
-        feeds = self._feeds.items()
-        return {key: feed.place.text for key, feed in feeds if feed.wanted.name is not None and feed.start is None}
+        """Return what to resume each named subscription by: places that nothing unsent is before."""
+        return {key: feed.given for key, feed in self._feeds.items() if feed.given is not None}
 
     def tick(self, now: float) -> None:
         """Tell of places that moved without an event, and of subscriptions that do not keep up."""
@@ -222,23 +225,37 @@ class Deliveries:
                 facts["snapshot"] = started.snapshot
             if named:
                 facts = {"sub": feed.key, **facts}
-                self._told(feed)
-            await self._outlet.send(message("subscribed", feed.reply_to, facts))
+            await self._give(feed, message("subscribed", feed.reply_to, facts))
         if started.ended:
             await self._complete(feed)
 
     async def _deliver(self, feed: Feed, following: Following) -> bool:
         """Send what follows, as far as there is room; return whether that is all that there was."""
         texts: list[str] = []
+        try:
+            is_all = await self._pass_on(feed, following, texts)
+        except (StoreUnavailableError, LogNotChainedError):
+            # The place is after these already.
+            await self._flush(feed, texts)
+            raise
+        await self._flush(feed, texts)
+        if is_all and feed.ended:
+            await self._complete(feed)
+            return False
+        if is_all and following.more:
+            self.again(feed.key)
+        return is_all and not following.more and self._is_current(feed)
+
+    async def _pass_on(self, feed: Feed, following: Following, texts: list[str]) -> bool:
+        """Move the place over what follows, and send of it what is wanted; the last of that is left in ``texts``."""
         size = 0
         for frame in following.frames:
-            if not self._is_current(feed):
-                return False
-            if feed.room <= 0:
-                await self._flush(feed, texts)
+            # First, as this may fail: then the event is still to come.
+            is_wanted = await self._sessions.source.admits(feed.wanted, frame)
+            if feed.room <= 0 or not self._is_current(feed):
                 return False
             feed.place.passed(frame)
-            if await self._sessions.source.admits(feed.wanted, frame):
+            if is_wanted:
                 feed.sent()
                 texts.append(feed.text_of(frame))
                 size += len(texts[-1])
@@ -247,20 +264,14 @@ class Deliveries:
                     size = 0
             else:
                 await self._leave_out(feed, texts)
-            if frame.terminal and isinstance(feed.scope, OrderScope):
-                await self._flush(feed, texts)
-                await self._complete(feed)
-                return False
-        await self._flush(feed, texts)
-        if following.more:
-            self.again(feed.key)
-        return not following.more and self._is_current(feed)
+            feed.ended = frame.terminal and isinstance(feed.scope, OrderScope)
+        return True
 
     async def _leave_out(self, feed: Feed, texts: list[str]) -> None:
         feed.left_out += 1
         if feed.wanted.name is not None and feed.left_out >= self._sessions.limits.bookmark_events:
             await self._flush(feed, texts)
-            await self._outlet.send(self._bookmark(feed))
+            await self._give(feed, self._bookmark(feed))
 
     async def _flush(self, feed: Feed, texts: list[str]) -> None:
         if not texts:
@@ -271,8 +282,7 @@ class Deliveries:
             sub = msgspec.json.encode(feed.key).decode()
             text = f'{{"type":"events","sub":{sub},"items":[{",".join(texts)}]}}'
         texts.clear()
-        self._told(feed)
-        await self._outlet.send(text)
+        await self._give(feed, text)
 
     async def _catch_up(self, feed: Feed, following: Following, read_at: float) -> None:
         """Take note that everything up to ``read_at`` was sent; what came since does not count against the client."""
@@ -283,8 +293,7 @@ class Deliveries:
             return
         feed.replaying = False
         if feed.wanted.name is not None:
-            self._told(feed)
-            await self._outlet.send(message("caught_up", None, {**feed.names, "cursor": feed.place.text}))
+            await self._give(feed, message("caught_up", None, {**feed.names, "cursor": feed.place.text}))
         if feed.wanted.until_caught_up:
             await self._complete(feed)
 
@@ -294,6 +303,14 @@ class Deliveries:
             self.forget(feed)
             await self._outlet.send(message("unsubscribed", None, facts))
         self.forget(feed)
+
+    async def _give(self, feed: Feed, text: str) -> None:
+        """Send what brings its client to the place."""
+        self._told(feed)
+        place = feed.told
+        await self._outlet.send(text)
+        if feed.wanted.name is not None:
+            feed.given = place
 
     def _bookmark(self, feed: Feed) -> str:
         self._told(feed)

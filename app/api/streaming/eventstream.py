@@ -120,9 +120,11 @@ class Reader:
         while more:
             following, self._first = self._first or await source.following(subscription), None
             for frame in following.frames:
+                # First, as this may fail: then the event is still to come.
+                is_wanted = await source.admits(subscription.wanted, frame)
                 subscription.place.passed(frame)
                 self.ended = frame.terminal and isinstance(subscription.scope, OrderScope)
-                if await source.admits(subscription.wanted, frame):
+                if is_wanted:
                     left_out = 0
                     yield frame
                 else:
