@@ -13,7 +13,7 @@ from app.clock import SystemClock
 from app.orders.times import format_time
 from eventstore.ids import LOG_START, Cursor, partition_in, partition_of
 from eventstore.memory import MemoryEventStore
-from eventstore.store import EventStore
+from eventstore.store import EventStore, StoredCommit
 from tests.integration.api import (
     LIFE,
     ORDER,
@@ -493,6 +493,31 @@ def test_subscribers_in_and_behind_the_ring_hear_the_same_on_redis(redis_url: st
             await check_all(store, await hear_many(quick, 36))
             await subscribed(late, scope="all", batch=10, **{"from": "start"})
             frames, _ = await until(late, "caught_up")
+            await check_all(store, frames)
+
+    asyncio.run(main())
+
+
+class OneAtATime(MemoryEventStore):
+    """Returns commits of one partition at a time to whoever does not wait, as a store with an archive does."""
+
+    async def read_log(
+        self, after: Mapping[int, Cursor], limit: int, wait_seconds: float = 0
+    ) -> Sequence[StoredCommit]:
+        for number, cursor in after.items() if wait_seconds == 0 else ():
+            if found := await super().read_log({number: cursor}, limit):
+                return found
+        return await super().read_log(after, limit, wait_seconds)
+
+
+def test_a_replay_ends_when_every_partition_was_told() -> None:
+    async def main() -> None:
+        store = OneAtATime(partitions=4, store_id="memory", now_us=SystemClock().now_us)
+        async with running(store, ring_frames_max=1) as api, connected(api) as socket:
+            for number in range(6):
+                await live(api.streams, await api.place(clientId=f"client-{number}"))
+            await subscribed(socket, scope="all", until="caught_up", **{"from": "start"})
+            frames, _ = await until(socket, "unsubscribed")
             await check_all(store, frames)
 
     asyncio.run(main())

@@ -70,9 +70,12 @@ class LogReader:
                 more = more or len(found) == each
         if behind:
             commits = await self._read_behind(place, behind, each)
-            # The archive and the log are read one after the other, so a page that is not full need not be the last.
-            ends = {commit.partition: commit.position for commit in commits}
-            more = more or any(number not in heads or end < heads[number].position for number, end in ends.items())
+            # Partitions, and archive and log, are read one after the other, so a page that is not full need not be
+            # the last. One that has nothing at all is: a forked partition yields nothing, wherever it ends.
+            ends = {commit.partition: commit.end for commit in commits}
+            more = more or (
+                bool(commits) and any(_is_before({**behind, **ends}[number], heads, number) for number in behind)
+            )
             frames += [
                 frame
                 for commit in commits
@@ -292,3 +295,7 @@ class LogReader:
             except PositionMissingError:
                 continue
         raise StoreUnavailableError(f"partition {number}: no place at position {position} was found")
+
+
+def _is_before(cursor: Cursor, heads: Mapping[int, Cursor], number: int) -> bool:
+    return number not in heads or cursor.position < heads[number].position
