@@ -138,7 +138,7 @@ def test_streams_of_a_client_and_of_all_resume_by_their_last_id(ring_frames_max:
                 whole = [one for one in said if one.event != "subscribed"]
             assert len(whole) == count
             for index in range(0, count, 5):
-                async with listening(api, path, last=whole[index].id, until="caught_up") as heard:
+                async with listening(api, path, last=whole[index].id, from_="start", until="caught_up") as heard:
                     rest, _ = await heard.until("caught_up")
                     assert await heard.next() is None
                 # The events of different partitions may come in another order.

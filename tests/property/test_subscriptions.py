@@ -87,6 +87,7 @@ class Subscriber:
         self.cursor: str | None = None
         self.errors: list[Frame] = []
         self.ended = False
+        self.kinds: set[str] = set()
         self.taking = asyncio.Event()
         self.taking.set()
         self.progress = asyncio.Event()
@@ -118,6 +119,7 @@ class Subscriber:
             self.progress.set()
 
     def hear(self, frame: Frame) -> None:
+        self.kinds.add(frame.get("type", "event"))
         match frame.get("type"):
             case "error" | "goaway":
                 self.errors.append(frame)
@@ -136,6 +138,11 @@ class Subscriber:
         self.cursor = frame["cursor"]
         if self.wish.window is not None:
             self.say(type="ack", sub="s", cursor=frame["cursor"])
+
+    async def heard(self, kind: str) -> None:
+        while kind not in self.kinds:
+            self.progress.clear()
+            await self.progress.wait()
 
     async def has(self, count: int) -> None:
         while len(self.frames) < count:
