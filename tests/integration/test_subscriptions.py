@@ -2,13 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError
 
+from app.api.streaming.scopes import ClientScope
+from app.api.streaming.snapshots import Snapshots
 from app.clock import SystemClock
 from app.orders.times import format_time
 from eventstore.ids import LOG_START, Cursor, partition_in, partition_of
@@ -519,5 +523,40 @@ def test_a_replay_ends_when_every_partition_was_told() -> None:
             await subscribed(socket, scope="all", until="caught_up", **{"from": "start"})
             frames, _ = await until(socket, "unsubscribed")
             await check_all(store, frames)
+
+    asyncio.run(main())
+
+
+class ProjectedBetween:
+    """A database whose projection moves between the first and the second connection."""
+
+    def __init__(self, engine: AsyncEngine, project: Callable[[], Awaitable[object]]) -> None:
+        self._engine = engine
+        self._project = project
+        self._connections = 0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        self._connections += 1
+        if self._connections == 2:
+            await self._project()
+        async with self._engine.connect() as connection:
+            yield connection
+
+
+def test_a_projection_that_moves_while_a_snapshot_is_taken_hides_no_event(redis_url: str, database_url: str) -> None:
+    async def main() -> None:
+        async with rewindable(redis_url, database_url) as on:
+            store = await on.open()
+            async with running(store, database_url) as api:
+                order_id = await api.place()
+                await on.project(store)
+                await live(api.streams, order_id, LIFE[:2])
+                database = cast(AsyncEngine, ProjectedBetween(on.engine, lambda: on.project(store)))
+                beginnings = {partition_of("user01", 4): LOG_START}
+                snapshot, place = await Snapshots(store, database).of_orders(ClientScope("user01"), beginnings)
+                [order] = snapshot.orders
+                [cursor] = place.cursors.values()
+                assert (order.seq, cursor.position) == (4, 1)
 
     asyncio.run(main())
