@@ -560,3 +560,37 @@ def test_a_projection_that_moves_while_a_snapshot_is_taken_hides_no_event(redis_
                 assert (order.seq, cursor.position) == (4, 1)
 
     asyncio.run(main())
+
+
+def test_what_has_left_the_log_for_the_archive_is_told_from_there(redis_url: str, database_url: str) -> None:
+    async def main() -> None:
+        async with rewindable(redis_url, database_url) as on:
+            store = await on.open()
+            async with running(store, database_url) as api:
+                for number in range(5):
+                    await live(api.streams, await api.place(clientId=f"client-{number}"))
+                async with connected(api) as socket:
+                    await subscribed(socket, scope="all", until="caught_up", **{"from": "start"})
+                    whole, _ = await until(socket, "unsubscribed")
+                await on.project(store)
+                for number, end in (await store.log_ends()).items():
+                    if end != LOG_START:
+                        await store.hot.trim_log(number, end)
+                late = await api.place(clientId="client-2")
+            # Another process, whose ring begins where the log has only its end.
+            async with running(store, database_url) as api, connected(api) as socket:
+                starts: list[tuple[dict[str, object], int]] = [
+                    ({"from": "start"}, 0),
+                    ({"since": "2000-01-01T00:00:00Z"}, 0),
+                    ({"after": whole[11]["cursor"]}, 12),
+                    ({"last": 31}, 0),
+                ]
+                for number, (start, skipped) in enumerate(starts):
+                    await subscribed(socket, sub=f"s{number}", scope="all", until="caught_up", **start)
+                    frames, _ = await until(socket, "unsubscribed")
+                    told = [*whole[:skipped], *frames]
+                    assert sorted(seen(told)) == sorted([*seen(whole), (late, 1)]), start
+                    for order_id in {frame["orderId"] for frame in whole}:
+                        assert [seq for one, seq in seen(told) if one == order_id] == [1, 2, 3, 4, 5, 6]
+
+    asyncio.run(main())
