@@ -15,9 +15,10 @@ from eventstore.ids import LOG_START, Cursor, event_id
 from eventstore.store import EventStore
 from projections.checkpoints import read_checkpoints
 from projections.database import DATABASE_OUTAGES, reading
+from projections.errors import FrameError, OrderMismatchError
 from projections.fold.frames import decode_frame
 from projections.fold.orders import OrderRow, apply
-from projections.queries import list_orders
+from projections.queries.orders import list_orders
 
 ORDERS_MAX: Final = 100
 """In one snapshot, newest first; ``next`` leads to the others over HTTP."""
@@ -42,14 +43,18 @@ class Snapshots:
         """Move ``place`` to an order's end; return the order as it is there, and whether it has ended.
 
         Raises:
-            ProblemError: ``not_found``.
+            ProblemError: ``not_found``; ``order_unreadable``: an event of it cannot be applied.
             StoreUnavailableError: back off and ask again.
         """
         row: OrderRow | None = None
         ended = False
         while page := await read_events(self._store, place.order_id, place.seq, PAGE):
             for event in page:
-                row = apply(row, decode_frame(event.data, event_id(place.order_id, event.version)))
+                try:
+                    row = apply(row, decode_frame(event.data, event_id(place.order_id, event.version)))
+                except (FrameError, OrderMismatchError) as error:
+                    detail = f"{error}; its events can still be read without a snapshot"
+                    raise ProblemError("order_unreadable", detail, orderId=place.order_id) from error
             last = frame_of_event(place.order_id, page[-1])
             ended = last.terminal
             place.move(last.seq, last.anchor, str(last.cursor))
