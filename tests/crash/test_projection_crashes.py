@@ -110,10 +110,20 @@ def test_a_projector_that_is_killed_leaves_whole_batches(world: World, point: st
 
 
 @pytest.mark.parametrize(
-    ("point", "passes"),
-    [("begun", 1), ("filled", 1), ("filled", 3), ("indexed", 1), ("caught_up", 1), ("compared", 1), ("swapped", 1)],
+    ("name", "point", "passes"),
+    [
+        ("orders", "begun", 1),
+        ("orders", "filled", 1),
+        ("orders", "filled", 3),
+        ("orders", "indexed", 1),
+        ("orders", "caught_up", 1),
+        ("orders", "compared", 1),
+        ("orders", "swapped", 1),
+        ("volumes", "filled", 1),
+        ("volumes", "compared", 1),
+        ("volumes", "swapped", 1),
+    ],
 )
-@pytest.mark.parametrize("name", ["orders", "volumes"])
 def test_a_rebuild_that_is_killed_is_gone_on_with(world: World, name: str, point: str, passes: int) -> None:
     world.project()
     before = contents(world.database_url)

@@ -19,6 +19,8 @@ from tests.conftest import appends, contents, driver_url, execute, interleaved, 
 from tests.integration.archives import archive, nothing_is_left_of_it
 from tests.integration.projected import NOWHERE, Engine, engine_here
 
+pytestmark = pytest.mark.slow
+
 ORDER = stream_id("owner-3")
 COMMITS = [*interleaved(seed=61, orders=4), *appends(ORDER, market_life())]
 EVENTS = sum(len(commit.events) for commit in COMMITS)

@@ -17,6 +17,8 @@ from tests.conftest import appends, contents, execute, interleaved, market_life
 from tests.integration.projected import NOWHERE, Engine, engine_here
 from tests.poison import poisoned
 
+pytestmark = pytest.mark.slow
+
 ORDER = stream_id("owner-3")
 OTHER = stream_id("owner-4")
 NOBODY = stream_id("nobody")

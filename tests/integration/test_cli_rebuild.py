@@ -22,6 +22,8 @@ from tests.builders import stream_id
 from tests.conftest import WAIT_SECONDS, contents, driver_url, execute, interleaved
 from tests.integration.projected import NOWHERE, Engine, engine_here
 
+pytestmark = pytest.mark.slow
+
 COMMITS = interleaved(seed=41, orders=12)
 EVENTS = sum(len(commit.events) for commit in COMMITS)
 

@@ -31,6 +31,8 @@ from tests.integration.engines import (
     write_both,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def base() -> Iterator[Path]:

@@ -30,6 +30,7 @@ async def opened(url: str, level: Level) -> AsyncIterator[RedisEventStore]:
         await store.close()
 
 
+@pytest.mark.slow
 def test_a_replica_that_lags_makes_the_outcome_unknown_and_the_repetition_measures_it_again() -> None:
     async def scenario() -> None:
         with master_with_replicas(1, appendonly="yes", appendfsync="always") as servers:
@@ -76,6 +77,7 @@ def test_a_level_that_the_server_cannot_give_is_refused_before_anything_is_writt
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_server_that_flushes_each_second_is_asked_to_flush_if_its_answer_can_be_trusted() -> None:
     """The embedded Valkey answers WAITAOF early; one whose answers take as long as a flush stands for an honest one."""
 
