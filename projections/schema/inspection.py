@@ -11,12 +11,13 @@ from projections.database import create_database_engine, reading
 from projections.models.orders import orders
 from projections.projector.standing import Trouble, read_trouble
 from projections.schema.migrations import known_versions
-from projections.schema.tables import store
+from projections.schema.tables import compatibility, store
 
 _SERVER: Final = text(
     "SELECT current_setting('server_version'), current_setting('server_version_num')::int, "
     "current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit'), "
-    "to_regclass('alembic_version') IS NOT NULL, to_regclass('store') IS NOT NULL"
+    "to_regclass('alembic_version') IS NOT NULL, to_regclass('compatibility') IS NOT NULL, "
+    "to_regclass('store') IS NOT NULL"
 )
 _CLOCK: Final = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
@@ -35,11 +36,19 @@ class DatabaseFacts(Struct, frozen=True, kw_only=True):
     """None: none of ours."""
     schemas_known: tuple[str, ...]
     """The schemas that this code knows, newest first."""
+    oldest: str | None = None
+    """The oldest schema whose code still works on this one; None: it does not say."""
     store: tuple[str, int] | None
     """Id and partitions of the event store whose read model this is; None before the first projector."""
     skew_us: int
     """The server's clock less this host's, in microseconds, taking both ways of the round trip to be equally long."""
     round_trip_us: int
+
+    @property
+    def is_later(self) -> bool:
+        """Whether the schema is a later one, which says that this code still works on it."""
+        known = self.schemas_known
+        return self.schema is not None and self.schema not in known and self.oldest in known
 
 
 async def inspect_database(url: str, now_us: Callable[[], int]) -> DatabaseFacts:
@@ -73,7 +82,10 @@ async def open_orders(url: str, terminal: Collection[str], limit: int) -> list[s
 
 
 async def projection_trouble(url: str) -> Trouble:
-    """Return what stands still of the read model at ``url``, whose schema must be this code's. Only reads."""
+    """Return what stands still of the read model at ``url``, whose schema must be one that this code works on.
+
+    Only reads.
+    """
     engine = create_database_engine(url, application_name="ordertape doctor", connections_max=1)
     try:
         async with reading(engine) as connection:
@@ -83,8 +95,11 @@ async def projection_trouble(url: str) -> Trouble:
 
 
 async def _facts(connection: AsyncConnection, now_us: Callable[[], int]) -> DatabaseFacts:
-    version, number, encoding, fsync, commit, has_schema, has_store = (await connection.execute(_SERVER)).one()
+    version, number, encoding, fsync, commit, has_schema, says_oldest, has_store = (
+        await connection.execute(_SERVER)
+    ).one()
     schema = await connection.scalar(text("SELECT version_num FROM alembic_version")) if has_schema else None
+    oldest = await connection.scalar(select(compatibility.c.oldest)) if says_oldest else None
     owner = None
     if has_store:
         owner = (await connection.execute(select(store.c.store_id, store.c.partitions))).one_or_none()
@@ -99,6 +114,7 @@ async def _facts(connection: AsyncConnection, now_us: Callable[[], int]) -> Data
         synchronous_commit=commit,
         schema=schema,
         schemas_known=tuple(known_versions()),
+        oldest=oldest,
         store=(owner[0], owner[1]) if owner is not None else None,
         skew_us=theirs - sent - round_trip // 2,
         round_trip_us=round_trip,

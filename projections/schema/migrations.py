@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.database import reading
@@ -75,7 +75,7 @@ def _works_on(connection: Connection) -> bool:
     """Whether the schema is a later one that names this code's, or an older one, as the oldest that works on it."""
     versions = known_versions()
     current = _current(connection)
-    if current is None or current in versions:
+    if current is None or current in versions or not inspect(connection).has_table(str(compatibility.name)):
         return False
     oldest = connection.scalar(select(compatibility.c.oldest))
     return oldest in versions

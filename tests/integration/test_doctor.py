@@ -247,8 +247,27 @@ def test_what_is_wrong_with_a_database_is_found(redis_url: str, database_url: st
     assert fatal(named(ack_level=WITNESSED), redis_url, database_url) == ["synchronous-commit"]
     execute(database_url, f"ALTER DATABASE {name} RESET synchronous_commit")
     execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    assert fatal(named(), redis_url, database_url) == []
+    execute(database_url, "UPDATE compatibility SET oldest = '9998'")
     assert severities(found(named(), redis_url, database_url)) == {"schema-unknown": "fatal"}
     assert fatal(named(), redis_url, database_url) == ["schema-unknown"]
+
+
+def test_a_later_schema_that_this_code_works_on_is_no_obstacle(redis_url: str, database_url: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.desk.live(["accepted"])
+        await bench.project()
+        execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+        settings = Settings(namespace=bench.namespace)
+        told = {each.id: each for each in await examined(settings, redis_url, database_url)}
+        assert {each.id for each in told.values()} == {*NOTES, "schema-later"}
+        assert told["orders-checked"].found.startswith("looked at 1 open order")
+        execute(database_url, "UPDATE compatibility SET oldest = '9998'")
+        told = {each.id: each for each in await examined(settings, redis_url, database_url)}
+        assert told["schema-unknown"].severity == "fatal"
+        assert told["orders-checked"].found.startswith("not looked at")
+
+    on_bench(redis_url, scenario, database_url)
 
 
 def test_an_older_schema_is_found_but_no_obstacle_to_a_start_that_migrates_it(

@@ -122,6 +122,15 @@ def test_a_newer_schema_is_refused_and_left_alone(
     assert schema(database_url) == before
 
 
+def test_a_schema_of_somebody_else_is_refused(empty_database_url: str) -> None:
+    execute(empty_database_url, "CREATE TABLE alembic_version (version_num text)")
+    execute(empty_database_url, "INSERT INTO alembic_version VALUES ('cafe')")
+    for act in (require_schema, upgrade_schema):
+        with pytest.raises(SchemaError, match="schema is cafe, this code needs"):
+            with_engine(empty_database_url, act)
+    assert schema(empty_database_url) == [[], [], []]
+
+
 def test_alembic_on_the_command_line_migrates_the_named_database(empty_database_url: str) -> None:
     alembic = [sys.executable, "-m", "alembic"]
     unnamed = subprocess.run([*alembic, "upgrade", "head"], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -70,9 +70,11 @@ async def require_fit(settings: Settings, servers: Servers) -> None:
 
 
 def _has_orders(facts: Facts) -> bool:
-    """Return whether Redis and PostgreSQL hold one store, of this schema, that the settings fit."""
+    """Return whether Redis and PostgreSQL hold one store that the settings fit, of a schema that this code works on."""
     database, records = facts.database, facts.redis.records
-    if database is None or database.store is None or database.schema != database.schemas_known[0]:
+    if database is None or database.store is None:
+        return False
+    if database.schema != database.schemas_known[0] and not database.is_later:
         return False
     return database.store[1] == facts.wanted.partitions and all(
         record is not None and (record.store_id, record.partitions) == database.store for record in records

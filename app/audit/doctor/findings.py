@@ -225,9 +225,15 @@ KINDS: Final[dict[str, Kind]] = {
         consequence="reads and projections fail until it is migrated",
         fix="ordertape up, or ordertape project",
     ),
+    "schema-later": Kind(
+        severities=_NOTE,
+        meaning="the schema is a later one, which says that this code still works on it",
+        consequence="everything works but rebuilds, which would lose what is new",
+        fix="install the version of OrderTape that migrated it",
+    ),
     "schema-unknown": Kind(
         severities=_FATAL,
-        meaning="the schema is none that this code knows: most likely newer",
+        meaning="the schema is none that this code knows or works on: most likely newer",
         consequence="this code would misread or damage it",
         fix="install the version of OrderTape that migrated it",
     ),

@@ -218,6 +218,8 @@ def _schema(database: DatabaseFacts) -> Iterator[Finding]:
     newest = database.schemas_known[0]
     if database.schema is None:
         yield finding("schema-empty", "note", _POSTGRES, "no schema yet")
+    elif database.is_later:
+        yield finding("schema-later", "note", _POSTGRES, f"schema {database.schema}, this code knows {newest}")
     elif database.schema not in database.schemas_known:
         yield finding("schema-unknown", "fatal", _POSTGRES, f"schema {database.schema}, this code knows {newest}")
     elif database.schema != newest:
