@@ -9,15 +9,15 @@ from msgspec.structs import replace
 from eventstore.canonical import SealedEvent, seal
 from eventstore.store import Append
 
-_RECEIPT: Final = {"venue": "raydium", "amountOut": "1", "fee": "0", "networkFee": "0"}
+RECEIPT: Final = {"venue": "raydium", "amountOut": "1", "fee": "0", "networkFee": "0"}
 
 POISON: Final[Sequence[tuple[int, Mapping[str, Any], str]]] = (
     (2, {"attempt": None}, "AttemptStarted lacks attempt"),
-    (6, {"receipt": {**_RECEIPT, "amountIn": "x"}}, "is not an"),
+    (6, {"receipt": {**RECEIPT, "amountIn": "x"}}, "is not an"),
     (3, {"at": "2027-13-45T08:00:01.000000Z"}, "the archive's columns do not take it"),
     (3, {"at": "yesterday"}, "has no time: 'yesterday'"),
     (4, {"chosen": {"venue": 7}}, "Expected `str`"),
-    (6, {"receipt": {**_RECEIPT, "amountIn": "99999999999999999"}}, "PostgreSQL refuses it: "),
+    (6, {"receipt": {**RECEIPT, "amountIn": "99999999999999999"}}, "PostgreSQL refuses it: "),
 )
 """Of a market order's six events: which one, what is changed in it (None: removed), and part of the reason given."""
 

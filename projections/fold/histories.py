@@ -79,7 +79,8 @@ def follow(
     """Return what ``entries``, the next events of an order in order, make of its row.
 
     An event that cannot be applied quarantines the row: it stays as it is, but for its quality, and that event and all
-    later ones are parked. An event that is skipped moves version, hash and status only, and leaves the row incomplete.
+    later ones are parked. An event that is skipped moves version, hash and status only, and leaves the row incomplete;
+    no other projection is told of it.
 
     Args:
         held: the order is quarantined already.
@@ -92,8 +93,9 @@ def follow(
         reason = None
         if not held:
             try:
-                row = _step(row, entry, (skips or {}).get((entry.order_id, entry.version)))
-                if entry.frame is not None and entry.frame.meta.type in wanted:
+                skip = (skips or {}).get((entry.order_id, entry.version))
+                row = _step(row, entry, skip)
+                if skip is None and entry.frame is not None and entry.frame.meta.type in wanted:
                     changes.append(Change(entry.frame, row))
                 continue
             except ProjectionError as error:

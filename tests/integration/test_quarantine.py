@@ -14,8 +14,10 @@ from eventstore.store import StoredCommit
 from projections import parking
 from projections.archive import events as archive
 from projections.errors import NotParkedError, SkipError
+from projections.models.registry import PROJECTIONS
 from projections.rebuild import mending
 from projections.rebuild.mending import Mended
+from projections.rebuild.rebuilding import rebuild
 from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import (
@@ -32,7 +34,7 @@ from tests.conftest import (
     second,
     total,
 )
-from tests.poison import POISON, poisoned
+from tests.poison import POISON, RECEIPT, poisoned
 
 GOOD = interleaved(seed=31, orders=12)
 
@@ -204,6 +206,22 @@ def test_a_skipped_event_is_passed_over_and_the_row_says_so(database_url: str) -
     assert quality(database_url, order) == (6, "confirmed", "incomplete", "event 4 was skipped: venue known otherwise")
     assert parked(database_url) == []
     assert execute(database_url, "SELECT orders FROM volumes") == [(1,)]
+
+
+@pytest.mark.parametrize("change", [{"receipt": None}, {"receipt": {**RECEIPT, "amountIn": "99999999999999999"}}])
+def test_what_a_skipped_confirmation_says_is_counted_nowhere(database_url: str, change: dict[str, Any]) -> None:
+    order = stream_id()
+    store = filled([*GOOD, *poisoned(appends(order, market_life()), 6, change)])
+    project(database_url, store)
+    before = contents(database_url)["volumes"]
+    mended: Mended = on_database(database_url, lambda engine: mending.skip(engine, order, "counted by hand"))
+    assert (mended.outcome, mended.version, mended.reason) == ("mended", 6, "event 6 was skipped: counted by hand")
+    assert quality(database_url, order)[:3] == (6, "confirmed", "incomplete")
+    assert contents(database_url)["volumes"] == before
+    assert contents(database_url)["parked_events"] == []
+    for projection in PROJECTIONS.values():
+        compared = on_database(database_url, partial(rebuild, projection=projection)).compared
+        assert (compared.rows, compared.columns) == (0, {})
 
 
 def test_what_cannot_be_applied_yet_stays_parked_when_it_is_retried(database_url: str) -> None:
