@@ -9,6 +9,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+GENERATIONS = ("orders_next", "orders_old", "volumes_next", "volumes_old", "order_events_next")
 TABLES = ("compatibility", "volumes", "rebuilds", "skipped_events", "parked_events", "leases", "projectors")
 
 
@@ -31,6 +32,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for generation in GENERATIONS:
+        op.execute(f"DROP TABLE IF EXISTS {generation}")
+    # The next upgrade would take tables that it made anew, and empty, for the ones that had got that far.
+    op.execute("DELETE FROM checkpoints WHERE projection <> 'orders'")
     for table in TABLES:
         op.drop_table(table)
     op.drop_column("checkpoints", "recorded_at")

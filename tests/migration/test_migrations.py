@@ -18,9 +18,27 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projections.database import create_database_engine
 from projections.errors import DatabaseUrlError, SchemaError
-from projections.models.registry import METADATA
+from projections.models.registry import METADATA, PROJECTIONS
+from projections.rebuild.completing import complete_archive
+from projections.rebuild.mending import repair
+from projections.rebuild.rebuilding import Wanted, build_missing, rebuild
 from projections.schema.migrations import require_schema, upgrade_schema
-from tests.conftest import WAIT_SECONDS, database, execute
+from tests.builders import stream_id
+from tests.conftest import (
+    WAIT_SECONDS,
+    appends,
+    contents,
+    database,
+    differences,
+    execute,
+    fill,
+    filled,
+    interleaved,
+    market_life,
+    project,
+)
+from tests.migration.releases import columns_of, copy_rows, rows_of
+from tests.poison import poisoned
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,3 +183,74 @@ def test_an_error_message_does_not_hold_the_parameters_of_its_statement(database
         assert "secret" not in str(failure.value)
 
     with_engine(database_url, check)
+
+
+def test_rows_of_the_schema_before_are_kept_when_it_is_upgraded_and_when_it_goes_back(
+    database_url: str, empty_database_url: str
+) -> None:
+    store = filled(interleaved(seed=91, orders=12))
+    project(database_url, store)
+    old = empty_database_url
+    migrate(old, command.upgrade, "0003")
+    shape = schema(old)
+    tables = {table: columns_of(old, table) for table in ("store", "orders", "order_events")}
+    for table in tables:
+        copy_rows(database_url, old, table)
+    copy_rows(database_url, old, "checkpoints")
+    execute(old, "DELETE FROM checkpoints WHERE projection <> 'orders'")
+    rows = {table: rows_of(old, table, columns) for table, columns in tables.items()}
+    assert len(rows["orders"]) == 12
+
+    for number in range(2):
+        migrate(old, command.upgrade, "head")
+        assert {table: rows_of(old, table, columns) for table, columns in tables.items()} == rows
+        defaults = execute(old, "SELECT DISTINCT quality, quality_reason, quality_since FROM orders")
+        assert defaults == [("ok", None, None)]
+        assert execute(old, "SELECT count(*) FROM order_events WHERE data IS NOT NULL") == [(0,)]
+        assert differences(old, store) == []
+        assert execute(old, "SELECT count(*) FROM volumes") == [(0,)]
+        project(old, store)
+        built(old)
+        assert contents(old) == contents(database_url)
+        more = interleaved(seed=92 + number, orders=3)
+        fill(store, more)
+        project(old, store)
+        project(database_url, store)
+        assert contents(old) == contents(database_url)
+        rows = {table: rows_of(old, table, columns) for table, columns in tables.items()}
+
+        keep_an_old_table(old)
+        migrate(old, command.downgrade, "0003")
+        assert schema(old) == shape
+        assert {table: rows_of(old, table, columns) for table, columns in tables.items()} == rows
+        assert execute(old, "SELECT DISTINCT projection FROM checkpoints") == [("orders",)]
+
+
+def test_what_the_schema_before_has_no_place_for_comes_back_from_redis(database_url: str) -> None:
+    order = stream_id()
+    store = filled(poisoned(appends(order, market_life()), 3, {"at": "yesterday"}))
+    project(database_url, store)
+    before = contents(database_url)
+    assert before["order_events"][2][-1] is not None
+    migrate(database_url, command.downgrade, "0003")
+    migrate(database_url, command.upgrade, "head")
+    assert contents(database_url) != before
+
+    async def bring_back(engine: AsyncEngine) -> None:
+        assert (await complete_archive(engine, store)).damaged == 1
+        assert (await repair(engine, order)).outcome == "quarantined"
+
+    with_engine(database_url, bring_back)
+    assert contents(database_url) == before
+
+
+def built(url: str) -> None:
+    with_engine(url, lambda engine: build_missing(engine, asyncio.Event()))
+
+
+def keep_an_old_table(url: str) -> None:
+    async def act(engine: AsyncEngine) -> None:
+        for projection in PROJECTIONS.values():
+            await rebuild(engine, projection, Wanted(keep_old=True))
+
+    with_engine(url, act)
