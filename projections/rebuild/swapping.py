@@ -21,6 +21,7 @@ from projections.rebuild import state
 from projections.rebuild.building import FOLLOW_EVENTS_MAX, Builder, discard
 from projections.rebuild.gate import compare_generations
 from projections.rebuild.mending import tell
+from projections.schema.migrations import require_own_schema
 
 SWAP_ATTEMPTS_MAX: Final = 30
 SWAP_PAUSE_SECONDS: Final = 1.0
@@ -84,7 +85,9 @@ async def roll_back(
         NoRebuildError: no old table is kept.
         OldShapeError: it has the columns of an earlier schema.
         RebuildRunningError, RebuildBlockedError: see :func:`swap`.
+        SchemaError: the schema is a later one, whose columns the old table lacks.
     """
+    await require_own_schema(engine)
     async with state.only_one(engine):
         async with engine.begin() as connection:
             found = await state.read_rebuild(connection, projection.name)

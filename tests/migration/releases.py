@@ -1,8 +1,35 @@
-"""Databases of other releases than this one: what the last one had no place for is left out."""
+"""Databases of other releases than this one: what the next migration may do to ours, and what ours did to the last."""
+
+from collections.abc import Iterator
 
 import psycopg
 
+from projections.models.registry import METADATA
+from projections.schema.migrations import known_versions
 from tests.conftest import driver_url, execute
+
+NEXT = "9999"
+_OURS_ALONE = ("store", "compatibility")
+
+
+def release_next(url: str, *, oldest: str = "") -> None:
+    """Do to the database all that the next release's migration may; ``oldest`` is the oldest code for it."""
+    for statement in _additions():
+        execute(url, statement)
+    execute(url, "UPDATE alembic_version SET version_num = %s", NEXT)
+    execute(url, "UPDATE compatibility SET oldest = %s", oldest or known_versions()[0])
+
+
+def _additions() -> Iterator[str]:
+    for table in METADATA.tables:
+        if table not in _OURS_ALONE:
+            yield f"ALTER TABLE {table} ADD COLUMN referrer text, ADD COLUMN tier text NOT NULL DEFAULT 'basic'"
+            yield f"CREATE INDEX {table}_tier ON {table} (tier)"
+    yield "CREATE TABLE failures (day date, partition smallint, orders bigint NOT NULL)"
+    yield (
+        "INSERT INTO checkpoints (projection, partition, epoch, position, anchor) "
+        "SELECT 'failures', partition, epoch, position, anchor FROM checkpoints WHERE projection = 'orders'"
+    )
 
 
 def copy_rows(source: str, target: str, table: str) -> None:
