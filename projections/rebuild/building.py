@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from eventstore.hot import HotStore
@@ -22,7 +22,7 @@ from projections.projector.refusals import REFUSALS
 from projections.rebuild import state
 from projections.rebuild.histories import ArchivedLives, Bounds, HotLives, Upto, entries_of, follow_life
 from projections.rebuild.narrowing import storable
-from projections.rebuild.state import Rebuild, Source
+from projections.rebuild.state import Alone, Rebuild, Source
 
 FOLLOW_EVENTS_MAX: Final = 20_000
 """Positions of each partition that one transaction follows."""
@@ -59,7 +59,7 @@ class Builder:
     """Builds one projection beside the live one, or brings an old one up to date.
 
     Args:
-        engine: disposed of by the caller. Four connections or more.
+        alone: the right to rebuild, on an engine with four connections or more.
         projection: what is built.
         generation: under which name.
         hot: where lives are read from for the source ``redis``.
@@ -67,7 +67,7 @@ class Builder:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        alone: Alone,
         projection: Projection,
         *,
         generation: str = NEXT,
@@ -77,10 +77,11 @@ class Builder:
     ) -> None:
         self.projection: Final = projection
         self.generation: Final = projection.name + generation
-        self._engine = engine
+        self.alone: Final = alone
+        self.reach: Final = reach
+        self._engine = alone.engine
         self._hot = hot
         self._report = report
-        self._reach = reach
 
     async def begin(self) -> Rebuild:
         """Return the rebuild to go on with: the one that was interrupted, if the same code and source began it.
@@ -105,7 +106,7 @@ class Builder:
             total = sum(upto.values())
             rebuild = Rebuild(self.projection.name, "filling", source, code, "", 0, 0, total)
             await state.begin(connection, rebuild)
-        self._reach("begun")
+        self.reach("begun")
         return rebuild
 
     async def fill(self, rebuild: Rebuild) -> Rebuild:
@@ -123,7 +124,8 @@ class Builder:
                     async with self._engine.begin() as target:
                         await self._write(target, self.projection.load, page.lives, bounds, {})
                         await state.advance(target, rebuild)
-                    self._reach("filled")
+                        await self.alone.require()
+                    self.reach("filled")
                     self._report(Progress("filling", rebuild.events, rebuild.total, rebuild.orders))
         rebuild = replace(rebuild, state="following")
         async with self._engine.begin() as target:
@@ -131,7 +133,7 @@ class Builder:
                 await target.execute(CreateIndex(index))
             await target.execute(text(f"ANALYZE {self.generation}"))
             await state.advance(target, rebuild)
-        self._reach("indexed")
+        self.reach("indexed")
         return rebuild
 
     def _lives(self, source: AsyncConnection, bounds: Bounds) -> ArchivedLives | HotLives:

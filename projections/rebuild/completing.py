@@ -137,13 +137,13 @@ async def complete_archive(
     """
     started = asyncio.get_running_loop().time()
     await require_own_schema(engine)
-    async with state.only_one(engine):
+    async with state.only_one(engine) as alone:
         copied: dict[int, int] = {}
         if not verify_only:
             await _begin(engine)
             copied = await _copy(engine, report)
         found = await _overlay(engine, hot, report, write=not verify_only)
-        events = await _count(engine) if verify_only else await _swap(engine, copied, report, sleep)
+        events = await _count(engine) if verify_only else await _swap(alone, copied, report, sleep)
     return Completed(
         missing=found.counts["missing"],
         damaged=found.counts["damaged"],
@@ -355,14 +355,14 @@ async def _recorded_us(connection: AsyncConnection, hot: HotStore, lack: Lack) -
 
 
 async def _swap(
-    engine: AsyncEngine, copied: Mapping[int, int], report: Report, sleep: Callable[[float], Awaitable[None]]
+    alone: state.Alone, copied: Mapping[int, int], report: Report, sleep: Callable[[float], Awaitable[None]]
 ) -> int:
     """Put the new table in the live one's place; return how many events it has."""
     spans = _spans(copied)
-    async with reading(engine) as connection:
+    async with reading(alone.engine) as connection:
         await connection.execute(text(f"ANALYZE {NEXT}"))
         await _require_nothing_lost(connection, spans)
-    looked_at = await _count(engine, NEXT)
+    looked_at = await _count(alone.engine, NEXT)
     report(Progress("swapping", looked_at, looked_at, 0))
     events = 0
 
@@ -379,7 +379,7 @@ async def _swap(
         await rename_table(connection, NEXT, NAME)
         await state.forget(connection, NAME)
 
-    await uncontended(engine, attempt, sleep)
+    await uncontended(alone, attempt, sleep)
     return events
 
 

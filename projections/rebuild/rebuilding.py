@@ -89,8 +89,8 @@ async def rebuild(  # noqa: PLR0913 - sleep and reach are there for tests alone
     wanted = wanted or Wanted()
     started = asyncio.get_running_loop().time()
     await require_own_schema(engine)
-    async with state.only_one(engine):
-        builder = Builder(engine, projection, hot=hot, report=report, reach=reach)
+    async with state.only_one(engine) as alone:
+        builder = Builder(alone, projection, hot=hot, report=report, reach=reach)
         begun = await builder.begin()
         reach("begun")
         filled = await builder.fill(begun) if begun.state == "filling" else begun
@@ -108,11 +108,11 @@ async def rebuild(  # noqa: PLR0913 - sleep and reach are there for tests alone
         if swapped:
             _require_declared(projection, compared, wanted)
             terms = Terms(changed=wanted.changed, keep_old=wanted.keep_old, compare=compared is not None)
-            await swap(engine, builder, touched, terms, sleep)
-            reach("swapped")
+            await swap(builder, touched, terms, sleep)
         else:
             async with engine.begin() as connection:
                 await discard(connection, projection)
+                await alone.require()
     seconds = asyncio.get_running_loop().time() - started
     resumed = begun.state != "filling" or begun.done != ""
     return Rebuilt(projection.name, filled.orders, filled.events, seconds, resumed, compared, swapped)

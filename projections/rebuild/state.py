@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections import fold
 from projections.checkpoints import Checkpoint
-from projections.database import reading
+from projections.database import DATABASE_OUTAGES, reading
 from projections.errors import RebuildRunningError
 from projections.models.projection import Projection
 from projections.schema.tables import checkpoints, rebuilds
@@ -58,9 +58,32 @@ class Rebuild(Struct, frozen=True):
     total: int
 
 
+class Alone:
+    """The right to rebuild, which one process has at a time: a lock, which goes with a connection of its own.
+
+    Args:
+        engine: of the database that the right is for.
+        connection: that holds the lock.
+    """
+
+    def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
+        self.engine: Final = engine
+        self._connection = connection
+
+    async def require(self) -> None:
+        """Return if the right is still there. Call it before a commit, last of all.
+
+        It also keeps a connection alive that says nothing else, and that a server or a network might end for it.
+
+        Raises:
+            OperationalError: the connection is gone, and the right with it. Commit nothing; begin again.
+        """
+        await self._connection.execute(select(1))
+
+
 @asynccontextmanager
-async def only_one(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Keep other rebuilds out while the context is open; the lock goes with the connection.
+async def only_one(engine: AsyncEngine) -> AsyncIterator[Alone]:
+    """Keep other rebuilds out while the context is open, or its connection.
 
     Raises:
         RebuildRunningError: another one is running.
@@ -69,9 +92,12 @@ async def only_one(engine: AsyncEngine) -> AsyncIterator[None]:
         if not await connection.scalar(select(func.pg_try_advisory_lock(REBUILD_LOCK))):
             raise RebuildRunningError
         try:
-            yield
+            yield Alone(engine, connection)
         finally:
-            await connection.execute(select(func.pg_advisory_unlock(REBUILD_LOCK)))
+            # With its connection, the lock has gone, too; what was committed stays so.
+            with suppress(*DATABASE_OUTAGES):
+                if not connection.invalidated:
+                    await connection.execute(select(func.pg_advisory_unlock(REBUILD_LOCK)))
 
 
 async def keep_rebuilds_out(connection: AsyncConnection) -> None:

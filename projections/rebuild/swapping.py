@@ -18,7 +18,7 @@ from projections.models.projection import Key, Projection
 from projections.models.registry import NEXT, OLD, OTHERS, table_of
 from projections.parking import drop_parked, forget_told, inherit_told, parked_versions, rename_parked
 from projections.rebuild import state
-from projections.rebuild.building import FOLLOW_EVENTS_MAX, Builder, discard
+from projections.rebuild.building import FOLLOW_EVENTS_MAX, Builder, Reach, discard
 from projections.rebuild.gate import compare_generations
 from projections.rebuild.mending import tell
 from projections.schema.migrations import require_own_schema
@@ -48,7 +48,6 @@ class Terms(Struct, frozen=True):
 
 
 async def swap(
-    engine: AsyncEngine,
     builder: Builder,
     touched: set[Key],
     terms: Terms,
@@ -65,21 +64,27 @@ async def swap(
 
     async def attempt(connection: AsyncConnection) -> None:
         projection = builder.projection
-        ends = (await lock_projections(connection, [ORDERS.name, projection.name]))[ORDERS.name]
-        late = touched | await builder.follow(connection, ends)
+        late = touched | await _hold(connection, builder)
         if terms.compare:
             undeclared = (found := await compare_generations(connection, projection, late)).undeclared(terms.changed)
             if undeclared:
                 raise RebuildRefusedError(projection.name, undeclared, found.samples)
         await _exchange(connection, projection, keep_old=terms.keep_old)
+        builder.reach("exchanged")
 
-    await uncontended(engine, attempt, sleep)
+    await uncontended(builder.alone, attempt, sleep)
+    builder.reach("swapped")
 
 
 async def roll_back(
-    engine: AsyncEngine, projection: Projection, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    engine: AsyncEngine,
+    projection: Projection,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    reach: Reach = lambda point: None,
 ) -> None:
     """Bring the kept old table back, caught up; the one that it replaces is kept in its place.
+
+    Interrupted, it has done nothing that is seen: it can be repeated.
 
     Raises:
         NoRebuildError: no old table is kept.
@@ -88,23 +93,25 @@ async def roll_back(
         SchemaError: the schema is a later one, whose columns the old table lacks.
     """
     await require_own_schema(engine)
-    async with state.only_one(engine):
+    async with state.only_one(engine) as alone:
         async with engine.begin() as connection:
             found = await state.read_rebuild(connection, projection.name)
             if found is None or found.state != "kept":
                 raise NoRebuildError(projection.name)
             if set(await connection.scalars(_names, {"table": projection.name + OLD})) != _columns_of(projection):
                 raise OldShapeError(projection.name)
-        builder = Builder(engine, projection, generation=OLD)
+        builder = Builder(alone, projection, generation=OLD, reach=reach)
         await catch_up(engine, builder)
+        reach("caught_up")
 
         async def attempt(connection: AsyncConnection) -> None:
-            ends = (await lock_projections(connection, [ORDERS.name, projection.name]))[ORDERS.name]
-            await builder.follow(connection, ends)
+            await _hold(connection, builder)
             await _rename(connection, projection.name + OLD, projection.name + NEXT)
             await _exchange(connection, projection, keep_old=True)
+            reach("exchanged")
 
-        await uncontended(engine, attempt, sleep)
+        await uncontended(alone, attempt, sleep)
+        reach("swapped")
 
 
 async def drop(engine: AsyncEngine, projection: Projection) -> bool:
@@ -132,6 +139,16 @@ async def catch_up(engine: AsyncEngine, builder: Builder) -> set[Key]:
             touched |= await builder.follow(connection, await state.archived_ends(connection, near))
         if sum(ends.values()) - sum(reached.values()) <= FOLLOW_EVENTS_MAX // 20:
             return touched
+
+
+async def _hold(connection: AsyncConnection, builder: Builder) -> set[Key]:
+    """Pause the projector by its checkpoints' locks, and bring the generation to where it stands.
+
+    Returns the keys of the rows that were touched.
+    """
+    ends = (await lock_projections(connection, [ORDERS.name, builder.projection.name]))[ORDERS.name]
+    builder.reach("locked")
+    return await builder.follow(connection, ends)
 
 
 async def _exchange(connection: AsyncConnection, projection: Projection, *, keep_old: bool) -> None:
@@ -192,20 +209,22 @@ def _columns_of(projection: Projection) -> set[str]:
 
 
 async def uncontended(
-    engine: AsyncEngine,
+    alone: state.Alone,
     act: Callable[[AsyncConnection], Awaitable[None]],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
     """Run ``act`` in a transaction of its own, again while somebody holds what it needs.
 
     Raises:
+        OperationalError: the right to rebuild was lost meanwhile; nothing was committed.
         RebuildBlockedError: somebody did at each attempt.
     """
     for _ in range(SWAP_ATTEMPTS_MAX):
         try:
-            async with engine.begin() as connection:
+            async with alone.engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = {CHECKPOINT_LOCK_TIMEOUT_MS}"))
                 await act(connection)
+                await alone.require()
             return
         except OperationalError as error:
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):

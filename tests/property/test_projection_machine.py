@@ -43,7 +43,8 @@ from tests.conftest import EMPTY, appends, execute, interleaved, market_life, me
 from tests.poison import POISON, poisoned
 
 POINTS: Final = ("locked", "written", "committed")
-REBUILD_POINTS: Final = ("begun", "filled", "indexed", "caught_up", "compared", "swapped")
+REBUILD_POINTS: Final = ("begun", "filled", "indexed", "caught_up", "compared", "locked", "exchanged", "swapped")
+BACK_POINTS: Final = ("caught_up", "locked", "exchanged")
 REFUSED: Final = "PostgreSQL refuses it"
 UNITS_MAX: Final = 12
 _ARCHIVED: Final = "SELECT partition, count(*), max(position) FROM order_events GROUP BY 1"
@@ -144,6 +145,19 @@ class Life(RuleBasedStateMachine):
         else:
             assert self.run(drop(self.engine, projection))
             self.kept.remove(projection.name)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data(), point=st.sampled_from(BACK_POINTS))
+    def begin_to_go_back(self, data: st.DataObject, point: str) -> None:
+        """Bring an old table back until a point before that is committed, and die there: it is still the old one."""
+
+        def reach(at: str) -> None:
+            if at == point:
+                raise Killed
+
+        projection = PROJECTIONS[data.draw(st.sampled_from(sorted(self.kept)))]
+        with suppress(Killed):
+            self.run(roll_back(self.engine, projection, reach=reach))
 
     @rule(data=st.data())
     def repair_any(self, data: st.DataObject) -> None:
