@@ -1,4 +1,4 @@
-"""A process that projects or rebuilds, and is killed when it passes a point for the nth time."""
+"""A process that projects, rebuilds or rolls back, and is killed when it passes a point for the nth time."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ from projections.projector.batches import Batch
 from projections.projector.runner import Projector
 from projections.rebuild import histories
 from projections.rebuild.rebuilding import Wanted, rebuild
+from projections.rebuild.swapping import roll_back
 from tests.conftest import database
 
 PAGE_EVENTS: Final = 40
@@ -26,6 +27,8 @@ class Doom(msgspec.Struct, frozen=True, kw_only=True):
 
     does: Literal["project", "orders", "volumes"]
     """Project, or rebuild that projection."""
+    back: bool = False
+    """Bring its old table back instead."""
     point: str
     passes: int = 1
     keep_old: bool = False
@@ -48,6 +51,9 @@ async def run(doom: Doom) -> None:
         reach(point)
 
     async with database(doom.database_url) as engine:
+        if doom.back:
+            await roll_back(engine, PROJECTIONS[doom.does], reach=reach)
+            return
         if doom.does != "project":
             await rebuild(engine, PROJECTIONS[doom.does], Wanted(keep_old=doom.keep_old), reach=reach)
             return

@@ -18,7 +18,7 @@ from projections.diff import diff
 from projections.models.registry import PROJECTIONS
 from projections.projector.runner import Projector
 from projections.rebuild.rebuilding import Wanted, rebuild
-from projections.rebuild.swapping import drop
+from projections.rebuild.swapping import drop, roll_back
 from tests.builders import stream_id
 from tests.conftest import append_all, appends, contents, database, execute, interleaved, market_life
 from tests.crash.doomed import Doom
@@ -61,13 +61,14 @@ class World(Struct, frozen=True):
 
         self.run(act)
 
-    def die(self, does: str, point: str, passes: int = 1, *, keep_old: bool = False) -> None:
+    def die(self, does: str, point: str, passes: int = 1, *, keep_old: bool = False, back: bool = False) -> None:
         """Let a process do something, and be killed at a point of it."""
         doom = Doom(
             does=does,  # type: ignore[arg-type]
             point=point,
             passes=passes,
             keep_old=keep_old,
+            back=back,
             redis_url=self.redis_url,
             database_url=self.database_url,
             namespace=self.namespace,
@@ -118,9 +119,11 @@ def test_a_projector_that_is_killed_leaves_whole_batches(world: World, point: st
         ("orders", "indexed", 1),
         ("orders", "caught_up", 1),
         ("orders", "compared", 1),
+        ("orders", "exchanged", 1),
         ("orders", "swapped", 1),
         ("volumes", "filled", 1),
         ("volumes", "compared", 1),
+        ("volumes", "locked", 1),
         ("volumes", "swapped", 1),
     ],
 )
@@ -141,14 +144,59 @@ def test_a_rebuild_that_is_killed_is_gone_on_with(world: World, name: str, point
     world.require_fold()
 
 
-def test_a_rebuild_that_is_killed_after_its_swap_has_kept_the_old_table(world: World) -> None:
+@pytest.mark.parametrize("point", ["exchanged", "swapped"])
+def test_a_rebuild_that_is_killed_has_kept_the_old_table_once_it_has_swapped(world: World, point: str) -> None:
     world.project()
     before = contents(world.database_url)
-    world.die("orders", "swapped", keep_old=True)
+    world.die("orders", point, keep_old=True)
 
     async def act(_: RedisEventStore, engine: AsyncEngine) -> None:
+        if point != "swapped":
+            assert (await rebuild(engine, PROJECTIONS["orders"], Wanted(keep_old=True))).resumed
+        assert states(world.database_url) == [("orders", "kept")]
         assert await drop(engine, PROJECTIONS["orders"])
 
     world.run(act)
     assert contents(world.database_url) == before
     world.require_fold()
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [("orders", "caught_up"), ("orders", "exchanged"), ("volumes", "exchanged"), ("volumes", "swapped")],
+)
+def test_a_roll_back_that_is_killed_is_made_again_unless_it_had_swapped(world: World, name: str, point: str) -> None:
+    world.project()
+
+    async def keep(store: RedisEventStore, engine: AsyncEngine) -> None:
+        await rebuild(engine, PROJECTIONS[name], Wanted(keep_old=True))
+        await append_all(store, interleaved(seed=72, orders=10))
+
+    world.run(keep)
+    world.project()
+    before = contents(world.database_url)
+    live, old = tables(world.database_url, name)
+    world.die(name, point, back=True)
+    assert contents(world.database_url) == before
+    assert states(world.database_url) == [(name, "kept")]
+    assert tables(world.database_url, name) == ((old, live) if point == "swapped" else (live, old))
+
+    async def again(_: RedisEventStore, engine: AsyncEngine) -> None:
+        await roll_back(engine, PROJECTIONS[name])
+        assert contents(world.database_url) == before
+        assert await drop(engine, PROJECTIONS[name])
+
+    world.run(again)
+    assert contents(world.database_url) == before
+    world.require_fold()
+
+
+def tables(url: str, name: str) -> tuple[object, object]:
+    """Which table is the live one, and which the old one."""
+    live, old = execute(url, f"SELECT CAST('{name}' AS regclass)::oid, CAST('{name}_old' AS regclass)::oid")[0]
+    return live, old
+
+
+def states(url: str) -> list[tuple[object, ...]]:
+    """The state of each rebuild."""
+    return execute(url, "SELECT projection, state FROM rebuilds")
