@@ -1,9 +1,11 @@
 """Servers and databases for tests, and the lives of orders to fill them with.
 
-Each test process has its own pair of embedded servers, started at first use and gone at the end.
+Each test process has its own pair of embedded servers, started at first use and gone at the end, unless
+it is lent another's.
 """
 
 import asyncio
+import os
 import random
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import psycopg
 import pytest
 from hypothesis import settings
@@ -55,7 +58,9 @@ from tests.servers.single import redis_server
 
 START_SECONDS_MAX = 60
 WAIT_SECONDS = 20
-TEMPLATE = "migrated"
+LENT_SERVERS = "ORDERTAPE_TEST_SERVERS"
+"""Names a variable by which a test process lends its servers, as JSON, to one that it starts."""
+TEMPLATE = f"migrated_{os.getpid()}"
 EMPTY = "TRUNCATE orders, order_events, checkpoints, store, leases, volumes, parked_events"
 PLACES = "SELECT partition, epoch, position, anchor FROM checkpoints"
 PARKED = "SELECT order_id, version, position, reason, recorded_at FROM parked_events"
@@ -74,7 +79,10 @@ Life = Sequence[Sequence[Event]]
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Valkey and PostgreSQL of this test process."""
+    """Valkey and PostgreSQL of this test process, or of the one that started it and lends its own."""
+    if LENT_SERVERS in os.environ:
+        yield msgspec.json.decode(os.environ[LENT_SERVERS], type=Servers)
+        return
     data_dir = Path(tempfile.mkdtemp(prefix="ot-"))
     context = embedded_servers(data_dir, start_timeout_seconds=START_SECONDS_MAX)
     try:
@@ -152,7 +160,7 @@ def empty_database_url(postgres_url: str) -> Iterator[str]:
 
 
 def _database(postgres_url: str, options: str) -> Iterator[str]:
-    name = f"test_{next(_databases)}"
+    name = f"test_{os.getpid()}_{next(_databases)}"
     execute(postgres_url, f"CREATE DATABASE {name} {options}")
     yield database_at(postgres_url, name)
     execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")

@@ -3,8 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from app.embedded import Servers
+from tests.conftest import LENT_SERVERS
 from tests.crash.projection_safeguards import PROJECTION
 from tests.crash.safeguards import Safeguard
 from tests.crash.test_execution_safeguards import fails_without
@@ -17,7 +20,10 @@ def test_each_safeguard_of_projections_stands_in_the_source_once(safeguard: Safe
 
 
 @pytest.mark.slow
-def test_a_test_fails_wherever_a_safeguard_of_projections_is_taken_out(tmp_path: Path) -> None:
+def test_a_test_fails_wherever_a_safeguard_of_projections_is_taken_out(
+    tmp_path: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LENT_SERVERS, msgspec.json.encode(servers).decode())
     whole = copied(tmp_path / "whole")
     passed = pytest_in(whole, *dict.fromkeys(safeguard.check for safeguard in PROJECTION))
     assert passed.returncode == 0, passed.stdout
