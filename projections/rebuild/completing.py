@@ -4,8 +4,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import aclosing
 from typing import Final, Literal
 
 import msgspec
@@ -16,9 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateTable
 
 from eventstore.canonical import chain_fault, is_chained
-from eventstore.errors import ForkError, PositionMissingError, TruncatedError
 from eventstore.hot import HotStore
-from eventstore.ids import Cursor, created_ms, event_id, partition_in
+from eventstore.ids import event_id, partition_in
 from eventstore.store import StoredCommit, StoredEvent
 from projections.archive.events import read_streams
 from projections.archive.lines import EVENT_COLUMNS, copy_events, event_line
@@ -32,6 +30,7 @@ from projections.rebuild import state
 from projections.rebuild.building import Progress, Report
 from projections.rebuild.histories import read_whole
 from projections.rebuild.swapping import TABLE_LOCK_TIMEOUT_MS, rename_table, uncontended
+from projections.rebuild.times import recorded_us
 from projections.schema.migrations import require_own_schema
 from projections.schema.tables import order_events, order_events_table
 
@@ -41,9 +40,7 @@ CONFLICTS_MAX: Final = 20
 """How many are named."""
 COPY_POSITIONS: Final = 50_000
 _PAGE_STREAMS: Final = 200
-_MILLISECONDS: Final = 1000
 _ANCHOR_DIGITS: Final = 8
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _COLUMNS: Final = ", ".join(EVENT_COLUMNS)
 _copied: Final = text(
@@ -56,9 +53,6 @@ _remove: Final = text(f"DELETE FROM {NEXT} WHERE order_id = :order_id AND versio
 _taken: Final = (
     "SELECT count(*) FROM {table} WHERE (order_id = :order_id AND version = :version) "
     "OR (partition = :partition AND position = :position)"
-)
-_commit_time: Final = text(
-    f"SELECT recorded_at FROM {NAME} WHERE order_id = :order_id AND commit_id = :commit_id ORDER BY version LIMIT 1"
 )
 _lost: Final = (
     f"FROM {NAME} live WHERE {{scope}} AND NOT EXISTS (SELECT FROM {NEXT} next "
@@ -300,10 +294,10 @@ async def _put(connection: AsyncConnection, hot: HotStore, lack: Lack) -> None:
     if lack.kind == "damaged":
         place = {"order_id": lack.order_id, "version": lack.event.version, "hash": lack.archived_hash}
         await connection.execute(_remove, place)
-    commit = await _commit(connection, hot, lack)
     event = lack.event
     found = read_event(lack.order_id, event.version, event.hash, event.data)
     frame = None if isinstance(found, str) else found
+    commit = _commit(lack, await recorded_us(connection, hot, NEXT, lack.order_id, event, frame))
     entry = Entry(
         lack.order_id,
         event.version,
@@ -321,7 +315,7 @@ async def _put(connection: AsyncConnection, hot: HotStore, lack: Lack) -> None:
         await copy_events(connection, [event_line(commit, replace(entry, frame=None), event.data)], NEXT)
 
 
-async def _commit(connection: AsyncConnection, hot: HotStore, lack: Lack) -> StoredCommit:
+def _commit(lack: Lack, at_us: int) -> StoredCommit:
     event = lack.event
     return StoredCommit(
         partition=partition_in(lack.order_id),
@@ -330,28 +324,10 @@ async def _commit(connection: AsyncConnection, hot: HotStore, lack: Lack) -> Sto
         stream=lack.order_id,
         version=event.version,
         commit_id=event.commit_id,
-        recorded_us=await _recorded_us(connection, hot, lack),
+        recorded_us=at_us,
         events=(event.data,),
         anchors=(event.hash[:_ANCHOR_DIGITS],),
     )
-
-
-async def _recorded_us(connection: AsyncConnection, hot: HotStore, lack: Lack) -> int:
-    """Return when an event was appended, as the log says; where that has left Redis, as the archive says of its commit.
-
-    Where neither knows, when its order was begun.
-    """
-    event, partition = lack.event, partition_in(lack.order_id)
-    with suppress(ForkError, TruncatedError, PositionMissingError):
-        for commit in await hot.read_log({partition: Cursor(event.epoch, event.position - 1)}, 1):
-            first = commit.position - len(commit.events) + 1
-            if commit.stream == lack.order_id and first <= event.position <= commit.position:
-                return commit.recorded_us
-    commit_of = {"order_id": lack.order_id, "commit_id": event.commit_id}
-    archived: datetime | None = await connection.scalar(_commit_time, commit_of)
-    if archived is not None:
-        return (archived - _EPOCH) // timedelta(microseconds=1)
-    return created_ms(lack.order_id) * _MILLISECONDS
 
 
 async def _swap(
