@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import psycopg
 from psycopg import sql
 from psycopg.errors import UndefinedTable
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -96,6 +96,20 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection for single reads: each statement sees the latest commit and needs one round trip."""
     async with engine.connect() as connection:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine, *tables: str) -> AsyncIterator[AsyncConnection]:
+    """A connection whose statements all see the commits of one moment, in which ``tables`` are what their names mean.
+
+    A rebuilt table that is swapped in after that moment would be met by its new name, and seen as it was then: behind.
+    So the tables are locked against swaps, and nothing else, before the moment is taken; keep it short.
+    """
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        # No SELECT: the snapshot is that of the first statement after it.
+        await connection.execute(text(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE"))
+        yield connection
 
 
 async def driver_connection(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:

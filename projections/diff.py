@@ -14,7 +14,7 @@ from eventstore.errors import NotCanonicalError
 from eventstore.ids import LOG_START, partition_in
 from eventstore.store import EventStore, StoredEvent
 from projections.checkpoints import read_checkpoints
-from projections.database import reading
+from projections.database import reading, snapshot
 from projections.fold.frames import read_event
 from projections.fold.histories import Entry, Followed, Skips, follow
 from projections.fold.orders import OrderRow
@@ -109,8 +109,7 @@ async def _known_orders(store: EventStore, engine: AsyncEngine) -> set[str]:
 
 
 async def _read_copies(engine: AsyncEngine, order_ids: Collection[str]) -> _Copies:
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+    async with snapshot(engine, orders.name, order_events.name) as connection:
         reached = {number: at.position for number, at in (await read_checkpoints(connection)).items()}
         return _Copies(
             reached,

@@ -11,7 +11,7 @@ from app.audit.findings import Fault, Finding, Rule, of_order, of_partition
 from app.audit.log import commit_at
 from eventstore.store import EventStore
 from projections.checkpoints import Checkpoint, read_checkpoints
-from projections.database import reading
+from projections.database import reading, snapshot
 from projections.diff import diff
 from projections.errors import ReadModelMismatchError
 from projections.models.orders import orders
@@ -55,8 +55,7 @@ async def events_before(engine: AsyncEngine, partition: int, position: int) -> i
 
 async def partition_findings(engine: AsyncEngine, store: EventStore, checkpoint: Checkpoint) -> list[Finding]:
     """Return what is wrong with the database's share of a partition as a whole."""
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+    async with snapshot(engine, orders.name, order_events.name) as connection:
         now = (await read_checkpoints(connection)).get(checkpoint.partition, checkpoint)
         held = await _archived(connection, checkpoint.partition)
     faults: list[Fault] = []

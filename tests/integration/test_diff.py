@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import text
 
+from projections.database import snapshot
 from projections.diff import Finding, diff
 from tests.builders import stream_id
 from tests.conftest import accepted, appends, database, differences, execute, fill, filled, market_life, project
@@ -114,3 +117,18 @@ def test_only_the_orders_asked_for_are_compared(database_url: str) -> None:
             return await diff(store, engine, [other])
 
     assert [finding.order_id for finding in asyncio.run(scenario())] == [other]
+
+
+def test_tables_that_are_compared_are_not_swapped_meanwhile(database_url: str) -> None:
+    project(database_url, filled(appends(stream_id(), market_life())))
+
+    async def scenario() -> None:
+        async with database(database_url) as engine, snapshot(engine, "orders", "order_events") as connection:
+            for table in ("orders", "order_events"):
+                with pytest.raises(LockNotAvailable):
+                    execute(database_url, f"SET lock_timeout = 1; ALTER TABLE {table} RENAME TO other")
+            # The moment is taken by the first statement, not by the lock.
+            execute(database_url, "DELETE FROM orders")
+            assert await connection.scalar(text("SELECT count(*) FROM orders")) == 0
+
+    asyncio.run(scenario())
