@@ -28,6 +28,7 @@ from app.api.streaming.snapshots import Snapshots
 from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
 from app.api.streaming.websocket import PATHS, serve_socket
+from app.api.volumes import VolumeRoutes
 from app.clock import Clock
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore
@@ -99,6 +100,7 @@ def create_application(services: Services) -> Starlette:
             *(WebSocketRoute(path, socket) for path in PATHS),
             *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
             *StreamRoutes(sessions).routes(),
+            *VolumeRoutes(services.database, freshness, services.store.partitions).routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],
