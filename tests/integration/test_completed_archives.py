@@ -72,7 +72,7 @@ def test_whatever_is_missing_or_damaged_the_completed_archive_is_the_one_before(
     assert [each.kind for each in differences(database_url, store)] == ["quarantined"] * len(POISON)
 
 
-def test_a_completion_that_is_cancelled_lets_the_next_one_begin(database_url: str, store: MemoryEventStore) -> None:
+def test_a_completion_that_is_cancelled_lets_another_one_begin(database_url: str, store: MemoryEventStore) -> None:
     project(database_url, store)
     whole = archive(database_url)
     execute(database_url, "DELETE FROM order_events WHERE version = 2")
@@ -91,7 +91,9 @@ def test_a_completion_that_is_cancelled_lets_the_next_one_begin(database_url: st
                 with pytest.raises(asyncio.CancelledError):
                     await cancelled_in(stage, engine)
                 assert len(archive(database_url)) < len(whole)
-            await complete_archive(engine, store)
+            # The connections of the first are still there.
+            async with database(database_url) as other:
+                await complete_archive(other, store)
 
     asyncio.run(scenario())
     assert archive(database_url) == whole
