@@ -20,8 +20,8 @@ _place: Final = (_columns.day, _columns.base_asset, _columns.quote_asset, _colum
 class VenueVolume(Struct, frozen=True):
     """What one venue exchanged of a pair on one day, for all clients or for the one asked for.
 
-    Units are base units of the pair's assets. ``share_bps`` is the venue's part of the pair's base volume of that day, in
-    1/100 %, rounded down, 0 where that is nothing.
+    Units are base units of the pair's assets. ``share_bps`` is the venue's part of the pair's base volume of that day,
+    in 1/100 %, rounded down, 0 where that is nothing.
     """
 
     day: date
