@@ -21,7 +21,7 @@ from projections.rebuild import state
 from projections.rebuild.building import FOLLOW_EVENTS_MAX, Builder, Reach, discard
 from projections.rebuild.gate import compare_generations
 from projections.rebuild.mending import tell
-from projections.schema.migrations import require_own_schema
+from projections.schema.migrations import keep_migrations_out, require_own_schema, require_own_version
 
 SWAP_ATTEMPTS_MAX: Final = 30
 SWAP_PAUSE_SECONDS: Final = 1.0
@@ -215,7 +215,10 @@ async def uncontended(
 ) -> None:
     """Run ``act`` in a transaction of its own, again while somebody holds what it needs.
 
+    Nothing is committed on a schema that a later release migrated meanwhile: the columns it added would be lost.
+
     Raises:
+        SchemaError: one did.
         OperationalError: the right to rebuild was lost meanwhile; nothing was committed.
         RebuildBlockedError: somebody did at each attempt.
     """
@@ -223,7 +226,9 @@ async def uncontended(
         try:
             async with alone.engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = {CHECKPOINT_LOCK_TIMEOUT_MS}"))
+                await keep_migrations_out(connection)
                 await act(connection)
+                await require_own_version(connection)
                 await alone.require()
             return
         except OperationalError as error:

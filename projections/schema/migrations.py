@@ -8,7 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from projections.database import reading
 from projections.errors import SchemaError
@@ -52,9 +52,26 @@ async def require_own_schema(engine: AsyncEngine) -> None:
     Raises:
         SchemaError: it is not. Use the newer code.
     """
-    head = known_versions()[0]
     async with reading(engine) as connection:
-        current = await connection.run_sync(_current)
+        await require_own_version(connection)
+
+
+async def keep_migrations_out(connection: AsyncConnection) -> None:
+    """Let no starter change the schema until the transaction ends.
+
+    Raises:
+        OperationalError: one was at it for longer than the transaction's ``lock_timeout``.
+    """
+    await connection.execute(select(func.pg_advisory_xact_lock_shared(MIGRATION_LOCK)))
+
+
+async def require_own_version(connection: AsyncConnection) -> None:
+    """Return if the transaction sees this code's own schema; before a commit, when every lock is held, it will stay so.
+
+    Raises:
+        SchemaError: a migration came first, also one that heeds no lock of ours. Commit nothing; use the newer code.
+    """
+    current, head = await connection.run_sync(_current), known_versions()[0]
     if current != head:
         raise SchemaError(current, head)
 

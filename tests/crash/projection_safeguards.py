@@ -187,6 +187,14 @@ PROJECTION: Final = [
         f"{_TESTS}test_lost_rebuilds.py::test_no_table_is_swapped_by_a_rebuild_that_does_not_keep_others_out_any_more",
     ),
     Safeguard(
+        "schema that a later release migrated during a rebuild",
+        _SWAPPING,
+        "                await require_own_version(connection)\n",
+        "",
+        "tests/migration/test_migrated_meanwhile.py::"
+        "test_a_migration_that_heeds_no_lock_and_ends_during_the_swap_undoes_it",
+    ),
+    Safeguard(
         "mending while a rebuild runs",
         "projections/rebuild/state.py",
         "if not await connection.scalar(select(func.pg_try_advisory_xact_lock_shared(REBUILD_LOCK))):",
