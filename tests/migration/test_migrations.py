@@ -22,7 +22,7 @@ from projections.models.registry import METADATA, PROJECTIONS
 from projections.rebuild.completing import complete_archive
 from projections.rebuild.mending import repair
 from projections.rebuild.rebuilding import Wanted, build_missing, rebuild
-from projections.schema.migrations import require_schema, upgrade_schema
+from projections.schema.migrations import known_versions, require_schema, upgrade_schema
 from tests.builders import stream_id
 from tests.conftest import (
     WAIT_SECONDS,
@@ -242,6 +242,18 @@ def test_what_the_schema_before_has_no_place_for_comes_back_from_redis(database_
 
     with_engine(database_url, bring_back)
     assert contents(database_url) == before
+
+
+def test_every_migration_says_which_is_the_oldest_code_that_works_on_its_schema(empty_database_url: str) -> None:
+    versions = known_versions()[::-1]
+    first = versions.index("0004")
+    migrate(empty_database_url, command.upgrade, versions[first])
+    named = execute(empty_database_url, "SELECT oldest FROM compatibility")
+    for version in versions[first + 1 :]:
+        execute(empty_database_url, "UPDATE compatibility SET oldest = 'unsaid'")
+        migrate(empty_database_url, command.upgrade, version)
+        named += execute(empty_database_url, "SELECT oldest FROM compatibility")
+    assert [versions.index(str(oldest)) <= first + step for step, (oldest,) in enumerate(named)] == [True] * len(named)
 
 
 def built(url: str) -> None:
