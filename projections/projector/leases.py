@@ -66,7 +66,8 @@ class Leases:
         self.name: Final = name or f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}"
         self.held: dict[int, int] = {}
         """Token by partition, as of the last word."""
-        self._problems: dict[int, str] = {}
+        self.problems: dict[int, str] = {}
+        """Why partitions of ours stand still, as far as they do."""
         self._said_at: float | None = None
 
     @property
@@ -93,7 +94,7 @@ class Leases:
                 await connection.execute(_release, {"name": self.name, "partitions": [partition]})
                 del held[partition]
         self.held = held
-        self._problems = {number: problem for number, problem in self._problems.items() if number in held}
+        self.problems = {number: problem for number, problem in self.problems.items() if number in held}
         self._said_at = asyncio.get_running_loop().time()
 
     async def take_all(self) -> None:
@@ -125,14 +126,14 @@ class Leases:
 
     async def tell(self, partition: int, problem: str | None) -> None:
         """Record why an owned partition stands still; None: it does not."""
-        if self._problems.get(partition) == problem:
+        if self.problems.get(partition) == problem:
             return
         async with reading(self._engine) as connection:
             await connection.execute(_say, {"partition": partition, "name": self.name, "problem": problem})
         if problem is None:
-            self._problems.pop(partition, None)
+            self.problems.pop(partition, None)
         else:
-            self._problems[partition] = problem
+            self.problems[partition] = problem
 
     async def leave(self) -> None:
         """Give all partitions back at once. Idempotent."""

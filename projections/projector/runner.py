@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, assert_never
 
 from msgspec import Struct
@@ -200,15 +200,19 @@ class Projector:
     async def _set_aside(self, error: Exception) -> None:
         """Leave a partition out for a while; the others go on."""
         assert isinstance(error, STANDSTILLS)
-        if error.partition not in self._aside:
+        problem = f"{type(error).__name__}: {error}"
+        if self._leases.problems.get(error.partition) != problem:
             log.error("partition_stands_still", extra={"partition": error.partition, "problem": str(error)})
         if isinstance(error, ForkError) and self._on_fork is not None:
             await self._on_fork(error)
         self._aside[error.partition] = asyncio.get_running_loop().time() + ASIDE_SECONDS
-        await self._leases.tell(error.partition, f"{type(error).__name__}: {error}")
+        await self._leases.tell(error.partition, problem)
 
     async def _look_again(self, checkpoints: dict[int, Checkpoint]) -> None:
-        """Take partitions that were left out long enough back in, if their logs can be followed now."""
+        """Take partitions that were left out long enough back in, if their logs can be read now.
+
+        Whether what they hold can be projected, the next batch shows: until then their problem stands.
+        """
         now = asyncio.get_running_loop().time()
         due = [number for number, until in self._aside.items() if until <= now]
         if due:
@@ -220,13 +224,18 @@ class Projector:
                 del self._aside[partition]
                 continue
             try:
-                await self._read({partition: checkpoints[partition]}, 0)
+                pending = await self._read({partition: checkpoints[partition]}, 0)
             except STANDSTILLS as error:
                 await self._set_aside(error)
             else:
                 del self._aside[partition]
-                log.info("partition_goes_on", extra={"partition": partition})
-                await self._leases.tell(partition, None)
+                if not pending:
+                    await self._go_on([partition])
+
+    async def _go_on(self, partitions: Iterable[int]) -> None:
+        for partition in self._leases.problems.keys() & set(partitions):
+            log.info("partition_goes_on", extra={"partition": partition})
+            await self._leases.tell(partition, None)
 
     async def _advance(self, commits: Sequence[StoredCommit], checkpoints: dict[int, Checkpoint]) -> int:
         """Project ``commits``, bring ``checkpoints`` up to date, and return the number of events projected."""
@@ -238,6 +247,7 @@ class Projector:
             case Projected(events, ends):
                 self._in_vain = 0
                 checkpoints.update(ends)
+                await self._go_on(ends)
                 return events
             case Fenced(partitions, found) if not found:
                 log.info("projector_fenced", extra={"partitions": partitions})

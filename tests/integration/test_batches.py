@@ -11,8 +11,9 @@ from app.embedded.processes import within
 from eventstore.ids import partition_in
 from projections.checkpoints import adopt_checkpoints
 from projections.errors import ArchiveConflictError
+from projections.projector.batches import Batch
 from projections.projector.leases import Leases
-from projections.projector.runner import Projector
+from projections.projector.runner import ASIDE_SECONDS, Projector
 from projections.projector.writing import STATEMENT_SECONDS, lock_all
 from tests.builders import stream_id
 from tests.conftest import (
@@ -152,3 +153,44 @@ def test_a_partition_whose_place_in_the_archive_is_taken_stands_still_and_the_ot
     assert project(database_url, store) == 6
     assert execute(database_url, "SELECT count(*) FROM parked_events") == [(0,)]
     assert execute(database_url, "SELECT version, quality FROM orders WHERE id = %s", order) == [(6, "ok")]
+
+
+@pytest.mark.slow
+def test_the_problem_of_a_partition_stands_until_its_next_batch_is_projected(database_url: str) -> None:
+    life = appends(stream_id("owner-3"), market_life())
+    number = partition_in(life[0].stream)
+    project(database_url, filled(life[:1]))
+    execute(database_url, "UPDATE order_events SET order_id = 'another'")
+    execute(database_url, "DELETE FROM orders")
+    execute(database_url, "UPDATE checkpoints SET epoch = 0, position = 0, anchor = ''")
+    execute(database_url, "CREATE TABLE told (problem text)")
+    execute(
+        database_url,
+        "CREATE FUNCTION tell() RETURNS trigger AS 'BEGIN INSERT INTO told VALUES (NEW.problem); RETURN NEW; END' "
+        "LANGUAGE plpgsql",
+    )
+    execute(
+        database_url,
+        "CREATE TRIGGER told AFTER UPDATE ON leases FOR EACH ROW "
+        "WHEN (NEW.problem IS DISTINCT FROM OLD.problem) EXECUTE FUNCTION tell()",
+    )
+    store = filled(life)
+    tries: list[float] = []
+
+    def reach(point: str, batch: Batch) -> None:
+        if point == "locked" and number in batch.ends:
+            tries.append(asyncio.get_running_loop().time())
+
+    async def scenario() -> None:
+        stopping = asyncio.Event()
+        async with database(database_url) as engine, asyncio.TaskGroup() as tasks:
+            tasks.create_task(Projector(store, engine, reach=reach).run(stopping))
+            await until(lambda: tries != [] and tries[-1] - tries[0] >= ASIDE_SECONDS)
+            execute(database_url, "DELETE FROM order_events WHERE order_id = 'another'")
+            await until(lambda: execute(database_url, "SELECT version FROM orders") == [(6,)])
+            await until(lambda: execute(database_url, "SELECT problem FROM told")[-1] == (None,))
+            stopping.set()
+
+    asyncio.run(scenario())
+    told = execute(database_url, "SELECT split_part(problem, ':', 1) FROM told")
+    assert told == [("ArchiveConflictError",), (None,)]
