@@ -109,20 +109,21 @@ class OrderUnknownError(ProjectionError):
 
 
 class RebuildRunningError(ProjectionError):
-    """Another rebuild of the same table runs; this one changed nothing. Wait for its end."""
+    """Another rebuild runs, of this table or of another; this one changed nothing. Wait for its end."""
 
     def __init__(self) -> None:
-        super().__init__("another rebuild of orders is running: wait for its end")
+        super().__init__("another rebuild is running: wait for its end")
 
 
 class RebuildBlockedError(ProjectionError):
     """The rebuilt table could not be swapped in: somebody holds the live one. Nothing changed; end them, try again."""
 
-    def __init__(self, attempts: int) -> None:
+    def __init__(self, table: str, attempts: int) -> None:
         super().__init__(
-            f"the table orders was in use at each of {attempts} attempts to swap the rebuilt one in: "
+            f"the table {table} was in use at each of {attempts} attempts to swap the rebuilt one in: "
             "end the long transaction that holds it (see pg_stat_activity) and rebuild again"
         )
+        self.table = table
         self.attempts = attempts
 
 

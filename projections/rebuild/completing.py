@@ -355,7 +355,7 @@ async def _swap(
         await rename_table(connection, NEXT, NAME)
         await state.forget(connection, NAME)
 
-    await uncontended(alone, attempt, sleep)
+    await uncontended(alone, NAME, attempt, sleep)
     return events
 
 

@@ -72,7 +72,7 @@ async def swap(
         await _exchange(connection, projection, keep_old=terms.keep_old)
         builder.reach("exchanged")
 
-    await uncontended(builder.alone, attempt, sleep)
+    await uncontended(builder.alone, builder.projection.name, attempt, sleep)
     builder.reach("swapped")
 
 
@@ -110,7 +110,7 @@ async def roll_back(
             await _exchange(connection, projection, keep_old=True)
             reach("exchanged")
 
-        await uncontended(alone, attempt, sleep)
+        await uncontended(alone, projection.name, attempt, sleep)
         reach("swapped")
 
 
@@ -210,10 +210,11 @@ def _columns_of(projection: Projection) -> set[str]:
 
 async def uncontended(
     alone: state.Alone,
+    table: str,
     act: Callable[[AsyncConnection], Awaitable[None]],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Run ``act`` in a transaction of its own, again while somebody holds what it needs.
+    """Run ``act``, which swaps ``table``, in a transaction of its own, again while somebody holds what it needs.
 
     Nothing is committed on a schema that a later release migrated meanwhile: the columns it added would be lost.
 
@@ -235,4 +236,4 @@ async def uncontended(
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                 raise
         await sleep(SWAP_PAUSE_SECONDS)
-    raise RebuildBlockedError(SWAP_ATTEMPTS_MAX)
+    raise RebuildBlockedError(table, SWAP_ATTEMPTS_MAX)

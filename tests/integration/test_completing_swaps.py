@@ -8,7 +8,7 @@ import pytest
 
 from eventstore.ids import event_id
 from eventstore.memory import MemoryEventStore
-from projections.errors import ArchiveLossError, RebuildRunningError, SchemaError
+from projections.errors import ArchiveLossError, RebuildBlockedError, RebuildRunningError, SchemaError
 from projections.projector.runner import Projector
 from projections.rebuild import completing, state
 from projections.rebuild.building import Progress
@@ -172,3 +172,22 @@ def test_it_does_not_run_beside_a_rebuild(database_url: str, store: MemoryEventS
         other.execute("SELECT pg_advisory_lock(%s)", [state.REBUILD_LOCK])
         with pytest.raises(RebuildRunningError):
             complete(database_url, store)
+
+
+@pytest.mark.slow
+def test_a_swap_that_stays_blocked_is_given_up_and_names_the_archive(
+    database_url: str, store: MemoryEventStore
+) -> None:
+    async def sleep(_: float) -> None:
+        return
+
+    async def act() -> None:
+        async with database(database_url) as engine:
+            with pytest.raises(RebuildBlockedError, match="the table order_events was in use at each of 30 attempts"):
+                await complete_archive(engine, store, sleep=sleep)
+
+    before = archive(database_url)
+    with psycopg.connect(driver_url(database_url)) as reader:
+        reader.execute("SELECT count(*) FROM order_events")
+        asyncio.run(act())
+    assert archive(database_url) == before

@@ -305,7 +305,7 @@ def test_a_swap_that_stays_blocked_is_given_up_and_leaves_the_live_table(databas
 
     with psycopg.connect(driver_url(database_url)) as reader:
         reader.execute("SELECT count(*) FROM orders")
-        with pytest.raises(RebuildBlockedError):
+        with pytest.raises(RebuildBlockedError, match="the table orders was in use at each of 30 attempts"):
             rebuild(database_url, sleep)
     assert len(pauses) == SWAP_ATTEMPTS_MAX
     assert contents(database_url) == rows
