@@ -11,7 +11,7 @@ from eventstore.hot import ClosedStream, PartitionRecord, Restored
 from eventstore.ids import Cursor, partition_in
 from eventstore.levels import MEMORY, Level
 from eventstore.partition import Partition
-from eventstore.rates import rate_of
+from eventstore.rates import RateTaken, rate_of
 from eventstore.store import (
     WAITING,
     Append,
@@ -207,7 +207,7 @@ class MemoryEventStore:
         marks = self._parts[partition].marks
         marks[name] = max(value, marks.get(name, value))
 
-    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> RateTaken:
         """See :meth:`EventStore.take_rate`."""
         return self._parts[partition].take_rate(name, rate_of(count, period_ms), self._now_us())
 

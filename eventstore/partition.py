@@ -18,7 +18,7 @@ from eventstore.errors import (
 from eventstore.hot import ClosedStream, Duties, PartitionRecord, Restored
 from eventstore.ids import LOG_START, Cursor, created_ms
 from eventstore.levels import MEMORY
-from eventstore.rates import Rate, taken
+from eventstore.rates import Rate, RateTaken, taken
 from eventstore.store import (
     DIRECT_MAX,
     NEW_STREAM_SECONDS_MAX,
@@ -100,10 +100,10 @@ class Partition:
             self.turn = entry.score
         return bool(admitted)
 
-    def take_rate(self, name: str, rate: Rate, now_us: int) -> int:
+    def take_rate(self, name: str, rate: Rate, now_us: int) -> RateTaken:
         """See :meth:`EventStore.take_rate`."""
-        self.rates[name], wait_ms = taken(rate, self.rates.get(name, 0), now_us)
-        return wait_ms
+        self.rates[name], answer = taken(rate, self.rates.get(name, 0), now_us)
+        return answer
 
     def hand_out(self, task_id: str, consumer: str, now_us: int) -> Task:
         """Let ``consumer`` hold a task."""

@@ -16,6 +16,17 @@ class Rate(Struct, frozen=True):
     """How far ahead of the clock what was taken may reach."""
 
 
+class RateTaken(Struct, frozen=True):
+    """What became of taking one, and how the rate stands after it."""
+
+    wait_ms: int
+    """0: one was taken; else nothing was, and one will be free in so many milliseconds."""
+    left: int
+    """So many more may be taken now."""
+    more_ms: int
+    """In so many milliseconds it will be one more than that."""
+
+
 def rate_of(count: int, period_ms: int) -> Rate:
     """Return the rate of ``count`` per ``period_ms``.
 
@@ -28,15 +39,18 @@ def rate_of(count: int, period_ms: int) -> Rate:
     return Rate(interval_us, count * interval_us)
 
 
-def taken(rate: Rate, reached_us: int, now_us: int) -> tuple[int, int]:
-    """Return how far ahead one more reaches, and 0; or ``reached_us``, and the milliseconds until one is free.
+def taken(rate: Rate, reached_us: int, now_us: int) -> tuple[int, RateTaken]:
+    """Return how far ahead one more reaches, or ``reached_us`` where none is free, and what that means.
 
     Args:
         reached_us: how far what was taken before reaches; 0 for nothing.
         now_us: the clock. What was taken by another one that was ahead counts as all of the burst at most.
     """
-    reaches_us = min(max(reached_us, now_us), now_us + rate.burst_us) + rate.interval_us
-    missing_us = reaches_us - now_us - rate.burst_us
+    before_us = min(max(reached_us, now_us), now_us + rate.burst_us) - now_us
+    missing_us = before_us + rate.interval_us - rate.burst_us
     if missing_us > 0:
-        return reached_us, -(-missing_us // 1000)
-    return reaches_us, 0
+        wait_ms = -(-missing_us // 1000)
+        return reached_us, RateTaken(wait_ms, 0, wait_ms)
+    ahead_us = before_us + rate.interval_us
+    left, free_us = divmod(rate.burst_us - ahead_us, rate.interval_us)
+    return now_us + ahead_us, RateTaken(0, left, -(-(rate.interval_us - free_us) // 1000))

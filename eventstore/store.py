@@ -8,6 +8,7 @@ from msgspec import Struct
 from eventstore.canonical import SealedEvent
 from eventstore.ids import Cursor
 from eventstore.levels import Level
+from eventstore.rates import RateTaken
 
 MAX_EVENTS: Final = 512
 """Largest number of events in one append."""
@@ -378,9 +379,9 @@ class EventStore(Protocol):
         """
         ...
 
-    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> RateTaken:
         """Take one of ``count`` per ``period_ms``, by the server's clock; ``count`` may be taken at once.
-        Returns 0 when one was taken, else the milliseconds until one will be free; a refusal takes nothing.
+        A refusal takes nothing.
 
         Raises:
             ValueError: ``count`` is not 1 to 1000 per millisecond, or the period is not 1 ms to one day.

@@ -100,7 +100,7 @@ class Scanner:
         outage: EventStoreError | None = None
         for partition in range(self._store.partitions):
             try:
-                if not await self._store.take_rate(partition, RATE, 1, self._settings.scan_ms):
+                if not (await self._store.take_rate(partition, RATE, 1, self._settings.scan_ms)).wait_ms:
                     fired += await self.scan(partition, slot)
             except EventStoreError as error:
                 # A closed partition is no reason to leave the others.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from eventstore.rates import rate_of
+from eventstore.rates import RateTaken, rate_of
 from eventstore.redis.connection import Pipeline
 from eventstore.redis.scripts import COUNT, MARK, RATE
 from eventstore.store import IndexEntry, IndexRange
@@ -59,7 +59,7 @@ async def advance_mark(
     return reply
 
 
-async def take_rate(pipeline: Pipeline, key: str, most: int, period_ms: int) -> int:
+async def take_rate(pipeline: Pipeline, key: str, most: int, period_ms: int) -> RateTaken:
     """See :meth:`EventStore.take_rate`; ``most`` per period."""
     rate = rate_of(most, period_ms)
-    return int(await pipeline.run(RATE, (key,), (rate.interval_us, rate.burst_us)))
+    return RateTaken(*map(int, await pipeline.run(RATE, (key,), (rate.interval_us, rate.burst_us))))

@@ -21,6 +21,7 @@ from eventstore.errors import (
 from eventstore.hot import ClosedStream, PartitionRecord, Restored
 from eventstore.ids import LOG_START, Cursor, partition_in
 from eventstore.levels import WITNESSED, Level
+from eventstore.rates import RateTaken
 from eventstore.redis import keeping
 from eventstore.redis.connection import Pipeline, RefusedError
 from eventstore.redis.entries import append_arguments, fields_of, stored_event
@@ -282,7 +283,7 @@ class RedisEventStore:
             case [b"EpochStale", at_epoch]:
                 raise EpochStaleError(partition, epoch, int(at_epoch))
 
-    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> RateTaken:
         """See :meth:`EventStore.take_rate`."""
         return await take_rate(self._pipeline, f"{self._keys[partition]}:rate:{name}", count, period_ms)
 

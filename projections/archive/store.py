@@ -20,6 +20,7 @@ from eventstore.errors import (
 from eventstore.hot import HotStore
 from eventstore.ids import Cursor
 from eventstore.levels import MEMORY, WITNESSED, Level
+from eventstore.rates import RateTaken
 from eventstore.store import (
     Append,
     AppendResult,
@@ -274,7 +275,7 @@ class ArchivedEventStore:
             await self._epochs.open(error.partition)
             await self.hot.advance_mark(partition, name, value)
 
-    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> RateTaken:
         """See :meth:`EventStore.take_rate`."""
         return await self.hot.take_rate(partition, name, count, period_ms)
 

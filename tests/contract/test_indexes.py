@@ -73,9 +73,11 @@ def test_a_mark_never_goes_back(run_on_store: RunOnStore) -> None:
 def test_a_rates_burst_is_taken_at_once_and_a_refusal_takes_nothing(run_on_store: RunOnStore) -> None:
     async def test(store: EventStore) -> None:
         async def take(partition: int = PARTITION, name: str = "client a") -> int:
-            return await store.take_rate(partition, name, 3, HOUR_MS)
+            return (await store.take_rate(partition, name, 3, HOUR_MS)).wait_ms
 
-        assert [await take() for _ in range(3)] == [0, 0, 0]
+        first = await store.take_rate(PARTITION, "client a", 3, HOUR_MS)
+        assert (first.wait_ms, first.left, first.more_ms) == (0, 2, HOUR_MS // 3)
+        assert [await take() for _ in range(2)] == [0, 0]
         waits = [await take() for _ in range(5)]
         # The first of the three is free again after a third of the period, however often it is asked for.
         assert HOUR_MS // 3 - 60_000 < waits[-1] <= waits[0] <= HOUR_MS // 3
@@ -89,7 +91,7 @@ def test_what_was_taken_is_free_again_after_its_time(run_on_store: RunOnStore) -
     async def test(store: EventStore) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
             for _ in range(3):
-                while wait_ms := await store.take_rate(PARTITION, "client", 1, 2):
+                while wait_ms := (await store.take_rate(PARTITION, "client", 1, 2)).wait_ms:
                     assert wait_ms in (1, 2)
 
     run_on_store(test)
@@ -107,9 +109,10 @@ def test_a_rate_that_is_none_is_refused(run_on_store: RunOnStore, count: int, pe
 def test_marks_and_rates_leave_with_their_partition(run_on_hot_store: RunOnHotStore) -> None:
     async def test(store: HotStore) -> None:
         await store.advance_mark(PARTITION, "slot", 3)
-        assert [await store.take_rate(PARTITION, "client", 1, HOUR_MS) > 0 for _ in range(2)] == [False, True]
+        taken = [await store.take_rate(PARTITION, "client", 1, HOUR_MS) for _ in range(2)]
+        assert [one.wait_ms > 0 for one in taken] == [False, True]
         await store.discard_partition(PARTITION)
         assert await store.read_mark(PARTITION, "slot") is None
-        assert await store.take_rate(PARTITION, "client", 1, HOUR_MS) == 0
+        assert (await store.take_rate(PARTITION, "client", 1, HOUR_MS)).wait_ms == 0
 
     run_on_hot_store(test)

@@ -7,6 +7,7 @@ import pytest
 from app.api.orders.intake import OrderLimits
 from app.clock import SystemClock
 from eventstore.memory import MemoryEventStore
+from eventstore.rates import RateTaken
 from eventstore.store import EventStore
 from tests.integration.api import (
     ORDER,
@@ -112,7 +113,7 @@ class NoRates(MemoryEventStore):
 
     taken = 0
 
-    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> int:
+    async def take_rate(self, partition: int, name: str, count: int, period_ms: int) -> RateTaken:
         self.taken += 1
         return await super().take_rate(partition, name, count, period_ms)
 

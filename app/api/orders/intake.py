@@ -109,7 +109,7 @@ class Intake:
             await self._take_rate(0, _ALL, self._limits.per_minute, "orders of all clients")
 
     async def _take_rate(self, partition: int, name: str, count: int, whose: str) -> None:
-        wait_ms = await self._store.take_rate(partition, name, count, MINUTE_MS)
+        wait_ms = (await self._store.take_rate(partition, name, count, MINUTE_MS)).wait_ms
         if wait_ms:
             raise ProblemError(
                 "rate_limited",
