@@ -20,7 +20,15 @@ from app.api.health import HealthRoutes
 from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import OrderRoutes
-from app.api.problems import LOG_LOST, LOG_REWOUND, ProblemError, answer_problem, answer_routing_error, response_of
+from app.api.problems import (
+    LOG_LOST,
+    LOG_REWOUND,
+    ProblemError,
+    answer_problem,
+    answer_routing_error,
+    pages,
+    response_of,
+)
 from app.api.streaming.eventstream import StreamRoutes
 from app.api.streaming.ring import Ring
 from app.api.streaming.sessions import Sessions, SocketLimits
@@ -101,6 +109,7 @@ def create_application(services: Services) -> Starlette:
             *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
             *StreamRoutes(sessions).routes(),
             *VolumeRoutes(services.database, freshness, services.store.partitions).routes(),
+            *pages.routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],

@@ -1,4 +1,4 @@
-"""Documents that follow from the code: ``python -m tests.architecture.pages failures``, or ``diagram``, prints them."""
+"""Documents that follow from the code: ``python -m tests.architecture.pages failures`` prints one; see the end."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +6,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from app.api.problems import PROBLEMS
+from app.api.problems.pages import REPEATS
 from app.orders.errors import UndefinedTransitionError
 from app.orders.events import OrderConfirmed, OrderFailed, OrderRested, Quote
 from app.orders.evolve import evolve
@@ -76,6 +78,18 @@ guard's code.
 | code | meaning | what to do |
 |---|---|---|
 {cancellations}
+"""
+
+
+_PROBLEMS: Final = """# Problems
+
+Every type of error that a client may meet, over HTTP and on a WebSocket. A running server shows each at
+`/problems/<code>`, which is its `type`. This page follows from `app/api/problems/catalogue.py`:
+`python -m tests.architecture.pages problems` prints it.
+
+| code | status | title | send it again? | meaning | likely cause | what to do |
+|---|---|---|---|---|---|---|
+{rows}
 """
 
 
@@ -154,7 +168,17 @@ def failures_page() -> str:
     return _PAGE.format(failures=failures, guards=guards, cancellations=cancellations)
 
 
-_PAGES: Final[dict[str, Callable[[], str]]] = {"failures": failures_page, "diagram": diagram}
+def problems_page() -> str:
+    """The page ``docs/problems.md``."""
+    rows = "\n".join(
+        f"| `{code}` | {known.status.value} | {known.title} | {REPEATS[known.repeat]} | {known.meaning} "
+        f"| {known.cause} | {known.remedy} |"
+        for code, known in PROBLEMS.items()
+    )
+    return _PROBLEMS.format(rows=rows)
+
+
+_PAGES: Final[dict[str, Callable[[], str]]] = {"failures": failures_page, "diagram": diagram, "problems": problems_page}
 
 if __name__ == "__main__":
     sys.stdout.write(_PAGES[sys.argv[1]]())

@@ -164,7 +164,9 @@ def test_a_socket_cancels_and_is_answered_in_band() -> None:
             await say(socket, type="cancel", orderId=ended, id="late")
             refused = await hear(socket)
             facts = {"type": "error", "code": "order_ended", "id": "late", "orderId": ended, "orderStatus": "confirmed"}
-            assert refused == {**facts, "message": refused["message"]}
+            problem = {"type": "/problems/order_ended", "title": "The order has ended", "status": 409}
+            told = {"message": refused["message"], "problem": {**problem, "detail": refused["message"]}}
+            assert refused == {**facts, **told}
             unknown = "01ARZ3NDEKTSV4RRFFQ69G5FAV-03"
             await say(socket, type="cancel", orderId=unknown, id=3)
             missing = await hear(socket)
