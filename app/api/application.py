@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from app.api.health import HealthRoutes
+from app.api.market.volumes import VolumeRoutes
 from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import OrderRoutes
@@ -36,7 +37,6 @@ from app.api.streaming.snapshots import Snapshots
 from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
 from app.api.streaming.websocket import PATHS, serve_socket
-from app.api.volumes import VolumeRoutes
 from app.clock import Clock
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NoReturn, cast
 
 from starlette.requests import Request
@@ -17,6 +18,12 @@ KEY_CHARACTERS_MAX: Final = 255
 ERRORS_MAX: Final = 16
 
 INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
+TIME_ACCEPTED: Final = (
+    'must be a time as RFC 3339 writes it, with "Z" or an offset, such as "2027-01-31T12:00:00Z"; '
+    "numbers are refused because clients mean seconds or milliseconds by them"
+)
+_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TOKENS_OF_DEPTH: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -121,11 +128,59 @@ def read_choice(query: Mapping[str, str], name: str, choices: Collection[str]) -
 
 
 def read_client(query: Mapping[str, str]) -> str | None:
-    """Return the parameter ``clientId``; None when it is absent."""
-    client = query.get("clientId")
+    """Return the parameter ``clientId``, or ``userId``, which means the same; None when both are absent."""
+    if "clientId" in query and "userId" in query:
+        raise invalid_parameter("userId", "must not be given beside clientId: both mean the same")
+    name = "userId" if "userId" in query else "clientId"
+    client = query.get(name)
     if client is not None and not is_printable(client, CLIENT_CHARACTERS_MAX):
-        raise invalid_parameter("clientId", f"must be 1 to {CLIENT_CHARACTERS_MAX} printable characters")
+        raise invalid_parameter(name, f"must be 1 to {CLIENT_CHARACTERS_MAX} printable characters")
     return client
+
+
+def read_choices(query: Mapping[str, str], name: str, choices: Collection[str]) -> tuple[str, ...]:
+    """Return the values of a parameter that lists some of ``choices``, with commas; () when it is absent."""
+    found = tuple(dict.fromkeys(query[name].split(","))) if name in query else ()
+    if not set(found) <= set(choices):
+        raise invalid_parameter(name, f"must be one or more of {', '.join(choices)}, with commas between them")
+    return found
+
+
+def read_pair(query: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the base and the quote asset that the parameter ``pair`` names; None when it is absent."""
+    value = query.get("pair")
+    if value is None:
+        return None
+    base, slash, quote = value.partition("/")
+    if not (slash and base and quote and value.isascii() and value.isprintable()):
+        raise invalid_parameter("pair", "must be a pair such as SOL/USDC")
+    return base, quote
+
+
+def read_time_us(query: Mapping[str, str], name: str) -> int | None:
+    """Return the time that a parameter names, in microseconds since 1970; None when it is absent."""
+    text = query.get(name)
+    if text is None:
+        return None
+    at_us = time_us(text)
+    if at_us is None:
+        # In a query, a plus sign that is not written as %2B is a space.
+        raise invalid_parameter(name, f'{TIME_ACCEPTED}; write "+" as %2B')
+    return at_us
+
+
+def time_us(value: Any) -> int | None:
+    """Return the microseconds since 1970 that a text of RFC 3339 names; None for anything else.
+
+    Digits after the microsecond are dropped.
+    """
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return None
+    try:
+        moment = datetime.fromisoformat(value.upper())
+    except (ValueError, OverflowError):
+        return None
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def invalid_parameter(name: str, message: str) -> ProblemError:

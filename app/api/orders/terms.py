@@ -1,12 +1,10 @@
 """What an order of each type may say beside the trade itself: price, time in force, end, and its own bounds."""
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, cast, get_args
+from typing import Final, cast, get_args
 
 from msgspec import Struct
 
-from app.api.requests import Form
+from app.api.requests import TIME_ACCEPTED, Form, time_us
 from app.dex.pools.launches import first_slot_under
 from app.dex.tokens import LAUNCHED_MAX, SOL, Token, is_launched_token
 from app.orders.errors import AmountError
@@ -28,15 +26,7 @@ OWN_FIELDS: Final = (
     *("maxFeeBps", "maxImpactBps", "minVenues"),
     *_PRICE_NAMES[1:],
 )
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US: Final = 86_400 * 1_000_000
-_TIME: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(?:([Zz])|([+-]\d{2}:\d{2}))", re.ASCII
-)
-_TIME_ACCEPTED: Final = (
-    'must be a time as RFC 3339 writes it, with "Z" or an offset, such as "2027-01-31T12:00:00Z"; '
-    "numbers are refused because clients mean seconds or milliseconds by them"
-)
 _IMPACT_AMBIGUOUS: Final = (
     "is refused because clients mean fractions or percents by it: use maxImpactBps, 1/100 of a percent"
 )
@@ -213,9 +203,9 @@ def _expire_at_us(form: Form, kind: OrderType, time_in_force: TimeInForce, now_u
     elif time_in_force != "GTC":
         form.refuse("expireAt", f"does not go with {time_in_force}, which ends at once: leave one of them out")
     else:
-        at_us = _time_us(value)
+        at_us = time_us(value)
         if at_us is None:
-            form.refuse("expireAt", _TIME_ACCEPTED)
+            form.refuse("expireAt", TIME_ACCEPTED)
         elif at_us <= now_us:
             form.refuse("expireAt", f"must be in the future; the server's time is {format_time(now_us)}")
         elif at_us > now_us + EXPIRE_DAYS_MAX * _DAY_US:
@@ -223,19 +213,6 @@ def _expire_at_us(form: Form, kind: OrderType, time_in_force: TimeInForce, now_u
         else:
             return at_us
     return None
-
-
-def _time_us(value: Any) -> int | None:
-    """Return the microseconds since 1970 that a text names; digits after them are dropped."""
-    match = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return None
-    day, time, fraction, _, offset = match.groups()
-    try:
-        moment = datetime.fromisoformat(f"{day}T{time}{offset or '+00:00'}")
-    except ValueError:
-        return None
-    return (moment - _EPOCH) // timedelta(microseconds=1) + int((fraction or "").ljust(6, "0")[:6])
 
 
 def _max_fee_bps(form: Form, kind: OrderType) -> int | None:

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, assert_never, cast, get_args
+from typing import Final, Literal, assert_never, cast, get_args
 
 from msgspec import Struct
 
 from app.api.problems import FieldError, ProblemError
-from app.api.requests import CLIENT_CHARACTERS_MAX, Form, is_printable
+from app.api.requests import CLIENT_CHARACTERS_MAX, TIME_ACCEPTED, Form, is_printable, time_us
 from app.api.resume import After, parse_after
 from app.api.streaming.ring import EVERYTHING, Frame, client_topic
 from app.dex.errors import UnknownTokenError
@@ -48,12 +47,6 @@ EventName = Literal[
 """Keep in step with :func:`app.orders.lifecycle.public_names`."""
 
 _ENTRY: Final = re.compile(r"([0-9]{1,2})\.(.+)", re.ASCII)
-_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)
-_TIME_ACCEPTED: Final = (
-    'must be a time as RFC 3339 writes it, with "Z" or an offset, such as "2027-01-31T12:00:00Z"; '
-    "numbers are refused because clients mean seconds or milliseconds by them"
-)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OrderScope(Struct, frozen=True):
@@ -223,9 +216,9 @@ def read_start(form: Form, scope: Scope, *, snapshot: bool = False) -> Start:
             form.refuse("from", 'must be "start" or "now"')
     since = form.take(("since",))
     if since is not None:
-        at_us = _time_us(since)
+        at_us = time_us(since)
         if at_us is None:
-            form.refuse("since", _TIME_ACCEPTED)
+            form.refuse("since", TIME_ACCEPTED)
         else:
             given.append(Since(at_us))
     last = form.whole("last", 1, LAST_MAX)
@@ -238,16 +231,6 @@ def read_start(form: Form, scope: Scope, *, snapshot: bool = False) -> Start:
     if given:
         return given[0]
     return FromStart() if isinstance(scope, OrderScope) else FromNow()
-
-
-def _time_us(value: Any) -> int | None:
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
-        return None
-    try:
-        moment = datetime.fromisoformat(value.upper())
-    except (ValueError, OverflowError):
-        return None
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def read_filter(form: Form) -> Filter:

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.api.orders.freshness import FRESHNESS_PARAMETERS, AsOf, Freshness, read_wanted
 from app.api.problems import ProblemError, unavailable
-from app.api.requests import invalid_parameter, read_client, read_limit, read_query
+from app.api.requests import invalid_parameter, read_client, read_limit, read_pair, read_query
 from app.orders.money import format_units
 from eventstore.ids import partition_of
 from projections.database import DATABASE_OUTAGES
@@ -63,7 +63,7 @@ class VolumeRoutes:
         query = read_query(request, ("limit", "from", "to", "pair", "clientId", *FRESHNESS_PARAMETERS))
         limit, client = read_limit(query, LIST_LIMIT, LIST_LIMIT_MAX), read_client(query)
         partition = None if client is None else partition_of(client, self._partitions)
-        first, last, pair = _day(query, "from"), _day(query, "to"), _pair(query)
+        first, last, pair = _day(query, "from"), _day(query, "to"), read_pair(query)
         await self._freshness.projected(read_wanted(query, self._partitions, partition))
         try:
             as_of = await self._freshness.as_of(partition, VOLUMES.name)
@@ -96,13 +96,3 @@ def _day(query: Mapping[str, str], name: str) -> date | None:
         return None if value is None else date.fromisoformat(value)
     except ValueError:
         raise invalid_parameter(name, "must be a day such as 2027-01-15") from None
-
-
-def _pair(query: Mapping[str, str]) -> tuple[str, str] | None:
-    value = query.get("pair")
-    if value is None:
-        return None
-    base, slash, quote = value.partition("/")
-    if not (slash and base and quote and value.isascii() and value.isprintable()):
-        raise invalid_parameter("pair", "must be a pair such as SOL/USDC")
-    return base, quote

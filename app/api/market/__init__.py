@@ -1,0 +1,1 @@
+"""The market as clients see it: quotes, tokens and their pools, traded volumes."""
