@@ -11,12 +11,12 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     DateTime,
+    FromClause,
     Index,
     Integer,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
-    Row,
     Select,
     SmallInteger,
     Table,
@@ -150,12 +150,12 @@ def time_text(column: ColumnElement[Any]) -> ColumnElement[str]:
     return func.to_char(func.timezone("UTC", column), _TIME)
 
 
-def select_orders(table: Table = orders) -> Select[Any]:
+def select_orders(table: FromClause = orders) -> Select[Any]:
     """Return the query of whole orders, which :func:`order_row` reads; add conditions and order to it."""
     return select(*(_order_column(table.c[name]) for name in ORDER_COLUMNS))
 
 
-def order_row(record: Row[Any]) -> OrderRow:
+def order_row(record: Sequence[Any]) -> OrderRow:
     """Return a record of :func:`select_orders` as the row that the fold knows."""
     values: list[Any] = list(record)
     for place in _UNITS:

@@ -34,6 +34,7 @@ from projections.database import create_database_engine, reading
 from projections.projector.batches import batch_of
 from projections.projector.runner import Projector
 from projections.queries import orders as queries
+from projections.queries.orders import OrderFilter
 from projections.schema.migrations import upgrade_schema
 from tests.benchmarks.lives import CLIENTS, PARTITIONS, fill
 from tests.benchmarks.orders import commit, machine
@@ -123,11 +124,15 @@ def lists_of(engine: AsyncEngine, chance: random.Random) -> dict[str, Callable[[
 
     return {
         "newest orders": lambda: queries.list_orders(engine, limit=LIST_LIMIT),
-        "orders of a client": lambda: queries.list_orders(engine, limit=LIST_LIMIT, client_id=client()),
-        "orders of a status": lambda: queries.list_orders(engine, limit=LIST_LIMIT, status="failed"),
+        "orders of a client": lambda: queries.list_orders(engine, OrderFilter(client_id=client()), limit=LIST_LIMIT),
+        "orders of a status": lambda: queries.list_orders(engine, OrderFilter(statuses=("failed",)), limit=LIST_LIMIT),
         "orders of a client and status": lambda: queries.list_orders(
-            engine, limit=LIST_LIMIT, client_id=client(), status="confirmed"
+            engine, OrderFilter(client_id=client(), statuses=("confirmed",)), limit=LIST_LIMIT
         ),
+        "orders of four statuses": lambda: queries.list_orders(
+            engine, OrderFilter(statuses=("cancelled", "expired", "rejected", "failed")), limit=LIST_LIMIT
+        ),
+        "orders of a rare asset": lambda: queries.list_orders(engine, OrderFilter(asset="NEW1"), limit=LIST_LIMIT),
     }
 
 

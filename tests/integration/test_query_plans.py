@@ -21,6 +21,7 @@ from projections.parking import held_orders, waiting_versions
 from projections.projector.standing import read_trouble
 from projections.queries import orders as queries
 from tests.builders import stream_id
+from tests.clocks import START_US
 from tests.conftest import appends, database, execute, fill, market_life, memory_store, project
 
 LIVES = 300
@@ -79,28 +80,35 @@ def volumes_of_a_client(connection: AsyncConnection, _: str) -> Awaitable[object
     return connection.execute(by_day)
 
 
+def listed(after: queries.Place | None = None, **wanted: Any) -> Read:
+    found = queries.OrderFilter(**wanted)
+    return lambda engine, _: queries.list_orders(engine, found, limit=50, after=after, scanned_max=60)
+
+
+LATER = queries.Place(START_US + 5 * 10**6, "01ARZ3NDEKTSV4RRFFQ69G5FAV-03")
+
 READS: dict[str, tuple[Read, set[str]]] = {
     "an order": (lambda engine, order: queries.get_order(engine, order), {"orders_pkey"}),
     "the newest orders": (lambda engine, _: queries.list_orders(engine, limit=100), {"orders_created"}),
-    "a client's orders": (
-        lambda engine, _: queries.list_orders(engine, limit=50, client_id="client-7"),
-        {"orders_client_created"},
-    ),
-    "orders by status": (
-        lambda engine, _: queries.list_orders(engine, limit=50, status="failed"),
-        {"orders_status_created"},
-    ),
+    "a client's orders": (listed(client_id="client-7"), {"orders_client_created"}),
+    "orders by status": (listed(statuses=("failed",)), {"orders_status_created"}),
+    "orders of several statuses": (listed(statuses=("failed", "expired", "cancelled")), {"orders_status_created"}),
     "a client's orders by status": (
-        lambda engine, _: queries.list_orders(engine, limit=10, client_id="client-7", status="failed"),
+        listed(client_id="client-7", statuses=("failed",)),
         {"orders_client_status_created"},
     ),
-    "a later page": (
-        lambda engine, order: queries.list_orders(engine, limit=100, before=order),
-        {"orders_pkey", "orders_created"},
+    "a client's orders of several statuses": (
+        listed(client_id="client-7", statuses=("failed", "confirmed")),
+        {"orders_client_status_created"},
     ),
-    "a later page of a client": (
-        lambda engine, order: queries.list_orders(engine, limit=50, before=order, client_id="client-7"),
-        {"orders_pkey", "orders_client_created"},
+    "the orders of a time": (listed(created_from_us=START_US, created_to_us=START_US + 10**7), {"orders_created"}),
+    "a later page": (listed(after=LATER), {"orders_created"}),
+    "a later page of a client": (listed(after=LATER, client_id="client-7"), {"orders_client_created"}),
+    "orders by pair": (listed(pair=("SOL", "USDC")), {"orders_created"}),
+    "orders that no index leads to": (listed(asset="ETH", side="buy", type="limit"), {"orders_created"}),
+    "a client's orders that no index leads to": (
+        listed(client_id="client-7", statuses=("confirmed",), asset="ETH"),
+        {"orders_client_status_created"},
     ),
     "an order's events": (
         on_connection(lambda connection, order: events.read_stream(connection, order)),

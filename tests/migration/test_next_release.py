@@ -19,6 +19,7 @@ from projections.errors import SchemaError
 from projections.models.orders import PROJECTION as ORDERS
 from projections.models.registry import PROJECTIONS
 from projections.queries import orders as queries
+from projections.queries.orders import OrderFilter
 from projections.rebuild import mending
 from projections.rebuild.completing import complete_archive
 from projections.rebuild.rebuilding import Wanted, rebuild
@@ -62,8 +63,9 @@ def test_this_code_works_on_the_next_schema(redis_url: str, database_url: str) -
         await require_schema(copies.engine)
         orders += await copies.confirmed(2)
         await copies.project()
-        assert len(await queries.list_orders(copies.engine, limit=100, status="confirmed")) == 10
-        assert (await queries.list_orders(copies.engine, limit=1, client_id="client"))[0].id == orders[-1]
+        confirmed, of_client = OrderFilter(statuses=("confirmed",)), OrderFilter(client_id="client")
+        assert len((await queries.list_orders(copies.engine, confirmed, limit=100)).orders) == 10
+        assert (await queries.list_orders(copies.engine, of_client, limit=1)).orders[0].id == orders[-1]
         assert await queries.count_by_status(copies.engine) == {"confirmed": 10}
         assert await diff(copies.store, copies.engine) == []
         before = {order: await copies.store.read_stream(order) for order in orders}

@@ -5,6 +5,7 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api.orders.listing import text_of
 from app.api.orders.view import OrderView, view_of
 from app.api.problems import ProblemError, unavailable
 from app.api.resume import PAGE, read_events
@@ -18,7 +19,7 @@ from projections.database import DATABASE_OUTAGES, reading
 from projections.errors import FrameError, OrderMismatchError
 from projections.fold.frames import decode_frame
 from projections.fold.orders import OrderRow, apply
-from projections.queries.orders import list_orders
+from projections.queries.orders import OrderFilter, list_orders
 
 ORDERS_MAX: Final = 100
 """In one snapshot, newest first; ``next`` leads to the others over HTTP."""
@@ -75,13 +76,13 @@ class Snapshots:
             # The place first: orders that move meanwhile are newer than it, never older.
             async with reading(self._database) as connection:
                 checkpoints = await read_checkpoints(connection)
-            rows = await list_orders(self._database, limit=ORDERS_MAX, client_id=client)
+            page = await list_orders(self._database, OrderFilter(client_id=client), limit=ORDERS_MAX)
         except DATABASE_OUTAGES as error:
             raise unavailable("subscribe without snapshot, or ask again") from error
         ends = {number: found.end for number, found in checkpoints.items()}
         place = LogPlace(scope, {number: ends.get(number, LOG_START) for number in covered})
-        following = rows[-1].id if len(rows) == ORDERS_MAX else None
-        return OrderSnapshot(as_of=place.text, orders=[view_of(row) for row in rows], next=following), place
+        orders, following = [view_of(row) for row in page.orders], None if page.next is None else text_of(page.next)
+        return OrderSnapshot(as_of=place.text, orders=orders, next=following), place
 
 
 def members_of(snapshot: OrderSnapshot | None) -> dict[str, Any]:
