@@ -279,7 +279,9 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
             clock=clock,
             version=metadata.version("ordertape"),
             orders=OrderLimits(
-                client_per_minute=settings.client_orders_per_minute, per_minute=settings.orders_per_minute
+                client_per_minute=settings.client_orders_per_minute,
+                per_minute=settings.orders_per_minute,
+                key_required=settings.idempotency_key == "required",
             ),
         )
         server = Server(create_application(services))

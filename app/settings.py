@@ -14,6 +14,7 @@ from eventstore.levels import FSYNC, WITNESSED, Level
 from eventstore.store import NEW_STREAM_SECONDS_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Necessity = Literal["optional", "required"]
 
 PREFIX: Final = "ORDERTAPE_"
 SKEW_SECONDS_MAX: Final = 30
@@ -60,6 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Failures in a row after which a venue is left alone for a while."""
     venue_open_ms: int = 2_000
     """How long it is; then one quote tries whether it has recovered."""
+    idempotency_key: Necessity = "optional"
+    """Whether a new order needs an idempotency key."""
     queue_max: int = 10_000
     """Unfinished tasks of a partition from which on it takes no new order."""
     client_orders_per_minute: int = 0
@@ -128,6 +131,7 @@ _OWN_NAMES: Final = tuple(
         "VENUE_CONCURRENCY",
         "VENUE_FAILURES_MAX",
         "VENUE_OPEN_MS",
+        "IDEMPOTENCY_KEY",
         "QUEUE_MAX",
         "CLIENT_ORDERS_PER_MINUTE",
         "ORDERS_PER_MINUTE",
@@ -173,6 +177,7 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         venue_concurrency=reader.read(PREFIX + "VENUE_CONCURRENCY", _whole(1, 10_000), DEFAULTS.venue_concurrency),
         venue_failures_max=reader.read(PREFIX + "VENUE_FAILURES_MAX", _whole(1, 10_000), DEFAULTS.venue_failures_max),
         venue_open_ms=reader.read(PREFIX + "VENUE_OPEN_MS", _whole(1, 600_000), DEFAULTS.venue_open_ms),
+        idempotency_key=reader.read(PREFIX + "IDEMPOTENCY_KEY", _necessity, DEFAULTS.idempotency_key),
         queue_max=reader.read(PREFIX + "QUEUE_MAX", _whole(1, 10**9), DEFAULTS.queue_max),
         client_orders_per_minute=reader.read(
             PREFIX + "CLIENT_ORDERS_PER_MINUTE", _whole(0, RATE_MAX), DEFAULTS.client_orders_per_minute
@@ -294,6 +299,14 @@ def _log_level(text: str) -> LogLevel:
             return text
         case _:
             raise ValueError(f"must be debug, info, warning or error, not {text!r}")
+
+
+def _necessity(text: str) -> Necessity:
+    match text:
+        case "optional" | "required":
+            return text
+        case _:
+            raise ValueError(f"must be optional or required, not {text!r}")
 
 
 def _profile(text: str) -> str:

@@ -24,6 +24,8 @@ TIME_ACCEPTED: Final = (
 )
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_STRING_ITEM: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)" *(?:; *[a-z*][a-z0-9_.*-]*(?:=[!-:<-~]+)? *)*')
+"""An Item of RFC 8941 whose value is a String; its parameters mean nothing here."""
 _TOKENS_OF_DEPTH: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -66,19 +68,23 @@ def parse_object(data: bytes | str) -> dict[str, Any]:
 
 
 def read_header_key(values: list[str]) -> str | None:
-    """Return the idempotency key in the values of the header ``Idempotency-Key``, quoted or bare.
+    """Return the idempotency key in the values of the header ``Idempotency-Key``: a string of RFC 8941, or bare.
 
     Raises:
-        ProblemError: ``invalid_order``.
+        ProblemError: ``idempotency_key_malformed``.
     """
     if not values:
         return None
     text = values[0].strip()
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    if text.startswith('"'):
+        match = _STRING_ITEM.fullmatch(text)
+        text = re.sub(r"\\(.)", r"\1", match[1]) if match else ""
     if len(set(values)) > 1 or not is_printable(text, KEY_CHARACTERS_MAX) or not text.isascii():
-        message = f"the header Idempotency-Key must be given once, with 1 to {KEY_CHARACTERS_MAX} printable characters"
-        raise ProblemError("invalid_order", message, [FieldError("", message)])
+        raise ProblemError(
+            "idempotency_key_malformed",
+            f"the header Idempotency-Key must be given once, with 1 to {KEY_CHARACTERS_MAX} printable characters, "
+            'as a string in quotes such as "order-1", or without any quotes',
+        )
     return text
 
 

@@ -5,9 +5,10 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app.api.orders.request import OrderRequest
-from app.api.problems import ProblemError, cancel_problem, store_problem
+from app.api.problems import RETRY_AFTER_MS, ProblemError, cancel_problem, store_problem
 from app.execution.streams import CancelAnswer, OrderStreams, Placed
 from app.orders.lifecycle import Status
 from app.orders.state import Cancelled, CancelPending, Confirmed, Expired, Failed, Rejected
@@ -32,12 +33,24 @@ _ENDS: Final[dict[type, Status]] = {
 
 
 class OrderLimits(Struct, frozen=True, kw_only=True):
-    """How many new orders are taken; 0: any number. Shared by every process on the same store."""
+    """How many new orders are taken, and which; 0: any number. Rates are shared by every process on the same store."""
 
     client_per_minute: int = 0
     """Of one client; all orders without a client count as one client's."""
     per_minute: int = 0
     """Of all clients together."""
+    key_required: bool = False
+    """Whether an order without an idempotency key is refused."""
+    in_flight_seconds: float = 1.0
+    """How long a repeated order waits for the first one with its key."""
+
+
+class Placement(Struct, frozen=True, kw_only=True):
+    """An order that was accepted, now or before."""
+
+    order_id: str
+    repeated: bool
+    cursor: Cursor | None
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
@@ -51,6 +64,13 @@ class Cancel(Struct, frozen=True, kw_only=True):
     """Of the last event that the request caused; None: it caused none."""
 
 
+class _InFlight(Struct, frozen=True):
+    """The append of an order with an idempotency key, until it ends."""
+
+    fingerprint: str | None
+    placing: asyncio.Task[Placed]
+
+
 class Intake:
     """Appends new orders and cancellations; an append that was started ends, whatever becomes of its request."""
 
@@ -59,22 +79,30 @@ class Intake:
         self._store = store
         self._limits = limits
         self._started: set[asyncio.Task[Any]] = set()
+        self._in_flight: dict[tuple[str, str], _InFlight] = {}
 
     def new_order_id(self, request: OrderRequest) -> str:
         """Return an unused id for the order."""
         return self._streams.new_order_id(request.client, request.command.idempotency_key)
 
-    async def place(self, order_id: str, request: OrderRequest) -> Placed:
+    async def place(self, order_id: str, request: OrderRequest) -> Placement:
         """Accept an order under ``order_id``, or find the one that its idempotency key names.
 
         Raises:
             ProblemError: not, or not known to be, accepted.
         """
+        if self._limits.key_required and request.command.idempotency_key is None:
+            raise ProblemError(
+                "idempotency_key_missing",
+                "this server takes orders with an idempotency key only: send the header Idempotency-Key, or "
+                "idempotencyKey in the order",
+            )
         try:
             await self._take_rates(request.client)
-            return await self._kept(self._streams.place(order_id, request.client, request.command))
+            placed = await self._place(order_id, request)
         except EventStoreError as error:
             raise store_problem(error, order_id) from error
+        return Placement(order_id=placed.order_id, repeated=placed.repeated, cursor=placed.cursor)
 
     async def cancel(self, order_id: str) -> Cancel:
         """End an order, or have it ended as soon as the swap that may be on its way proves not to happen.
@@ -93,11 +121,36 @@ class Intake:
         if self._started:
             await asyncio.wait(self._started, timeout=CLOSE_SECONDS)
 
+    async def _place(self, order_id: str, request: OrderRequest) -> Placed:
+        """Append the order, unless one with its key is under way: then take that one's result, after a wait."""
+        key = (request.client or "", request.command.idempotency_key or "")
+        deadline = asyncio.get_running_loop().time() + self._limits.in_flight_seconds
+        while key[1] and (first := self._in_flight.get(key)) is not None:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait([first.placing], timeout=max(0.0, left))
+            if not first.placing.done():
+                raise ProblemError(
+                    "idempotency_in_flight",
+                    "the first request with this idempotency key has not been answered yet: send this one again",
+                    retryAfterMs=RETRY_AFTER_MS,
+                )
+            if first.fingerprint == request.command.fingerprint and first.placing.exception() is None:
+                return replace(first.placing.result(), repeated=True)
+            # Otherwise it is for the store to say: the first one failed, or it has another content.
+        placing = self._start(self._streams.place(order_id, request.client, request.command))
+        if key[1]:
+            self._in_flight[key] = _InFlight(request.command.fingerprint, placing)
+            placing.add_done_callback(lambda _: self._in_flight.pop(key, None))
+        return await asyncio.shield(placing)
+
     async def _kept(self, append: Coroutine[Any, Any, _T]) -> _T:
+        return await asyncio.shield(self._start(append))
+
+    def _start(self, append: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(append)
         self._started.add(task)
         task.add_done_callback(self._started.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _take_rates(self, client: str | None) -> None:
         # The client's own first: what is refused for one client's haste is not taken from the others.

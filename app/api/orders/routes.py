@@ -40,6 +40,7 @@ WEBSOCKET_PATH: Final = "/api/orders/ws"
 EXECUTE_PATH: Final = "/api/orders/execute"
 ORDER_PARAMETERS: Final = FRESHNESS_PARAMETERS
 EVENTS_PARAMETERS: Final = ("after", "limit")
+KEY_HEADERS: Final = ("idempotency-key", "x-idempotency-key")
 _JSON: Final = "application/json"
 
 
@@ -84,7 +85,7 @@ class OrderRoutes:
 
     async def place(self, request: Request) -> Response:
         """Accept an order: 202, or 200 with the first order's id when its idempotency key was used before."""
-        header_key = read_header_key(request.headers.getlist("idempotency-key"))
+        header_key = read_header_key([value for name in KEY_HEADERS for value in request.headers.getlist(name)])
         order = read_order(parse_object(await read_body(request)), header_key, now_us=self._clock.now_us())
         placed = await self._intake.place(self._intake.new_order_id(order), order)
         accepted = Accepted(
