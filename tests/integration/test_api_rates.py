@@ -118,6 +118,50 @@ class NoRates(MemoryEventStore):
         return await super().take_rate(partition, name, count, period_ms)
 
 
+def test_every_answer_to_an_order_says_how_its_rates_stand(redis_url: str) -> None:
+    async def main() -> None:
+        limits = OrderLimits(client_per_minute=2, per_minute=60)
+        async with redis_store(redis_url) as store, running(store, orders=limits) as api:
+            answers = [
+                await api.http.post("/api/orders", json={**ORDER, "idempotencyKey": "key-1"}),
+                await api.http.post("/api/orders", json={**ORDER, "idempotencyKey": "key-1", "amount": 11}),
+                await api.http.post("/api/orders", json=ORDER),
+            ]
+            assert [answer.status_code for answer in answers] == [202, 422, 429]
+            for answer in answers[:2]:
+                assert answer.headers["ratelimit-policy"] == '"client";q=2;w=60, "all";q=60;w=60'
+            assert answers[0].headers["ratelimit"] == '"client";r=1;t=30, "all";r=59;t=1'
+            assert answers[1].headers["ratelimit"].startswith('"client";r=0;t=')
+            # What the client's own rate refuses is not asked of everybody's.
+            wait = answers[2].headers["retry-after"]
+            assert answers[2].headers["ratelimit"] == f'"client";r=0;t={wait}'
+            assert answers[2].headers["ratelimit-policy"] == '"client";q=2;w=60'
+            shown = await api.http.get(f"/api/orders/{answers[0].json()['orderId']}")
+            assert "ratelimit" not in shown.headers
+        async with running(memory_store()) as api:
+            assert "ratelimit" not in (await api.http.post("/api/orders", json=ORDER)).headers
+
+    asyncio.run(main())
+
+
+def test_an_order_that_all_together_are_too_fast_for_is_told_both_rates() -> None:
+    async def main() -> None:
+        async with running(memory_store(), orders=OrderLimits(client_per_minute=3, per_minute=1)) as api:
+            await api.place()
+            refused = await api.http.post("/api/orders", json=ORDER)
+            wait = refused.headers["retry-after"]
+            limits = dict(one.strip().split(";", 1) for one in refused.headers["ratelimit"].split(","))
+            assert limits == {'"client"': limits['"client"'], '"all"': f"r=0;t={wait}"}
+            assert limits['"client"'].startswith("r=1;t=")
+        async with running(memory_store(), orders=OrderLimits(per_minute=9), queue_max=1) as api:
+            await api.place()
+            full = await api.http.post("/api/orders", json=ORDER)
+            problem(full, 503, "queue_full")
+            assert full.headers["ratelimit"].startswith('"all";r=7;t=')
+
+    asyncio.run(main())
+
+
 def test_without_limits_no_rate_is_asked_for() -> None:
     async def main() -> None:
         store = NoRates(partitions=4, store_id="memory", now_us=SystemClock().now_us)

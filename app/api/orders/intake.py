@@ -1,10 +1,10 @@
 """The intake: new orders and requests to cancel, over REST and WebSocket alike, with the limits that apply to them."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from app.api.orders.request import OrderRequest
@@ -14,12 +14,13 @@ from app.orders.lifecycle import Status
 from app.orders.state import Cancelled, CancelPending, Confirmed, Expired, Failed, Rejected
 from eventstore.errors import EventStoreError
 from eventstore.ids import Cursor, partition_of
+from eventstore.rates import RateTaken
 from eventstore.store import EventStore
 
 CLOSE_SECONDS: Final = 5
 MINUTE_MS: Final = 60_000
 CLIENT: Final = "client"
-"""Who cancels an order on request."""
+"""Who cancels an order on request; also the rate of one client's orders."""
 _ALL: Final = "all"
 _T = TypeVar("_T")
 
@@ -51,6 +52,8 @@ class Placement(Struct, frozen=True, kw_only=True):
     order_id: str
     repeated: bool
     cursor: Cursor | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What an answer says of the rates that the order counted for."""
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
@@ -97,12 +100,15 @@ class Intake:
                 "this server takes orders with an idempotency key only: send the header Idempotency-Key, or "
                 "idempotencyKey in the order",
             )
+        rates: dict[str, tuple[int, RateTaken]] = {}
         try:
-            await self._take_rates(request.client)
-            placed = await self._place(order_id, request)
-        except EventStoreError as error:
-            raise store_problem(error, order_id) from error
-        return Placement(order_id=placed.order_id, repeated=placed.repeated, cursor=placed.cursor)
+            placed = await self._count_and_place(order_id, request, rates)
+        except ProblemError as problem:
+            problem.headers.update(_headers_of(rates))
+            raise
+        return Placement(
+            order_id=placed.order_id, repeated=placed.repeated, cursor=placed.cursor, headers=_headers_of(rates)
+        )
 
     async def cancel(self, order_id: str) -> Cancel:
         """End an order, or have it ended as soon as the swap that may be on its way proves not to happen.
@@ -120,6 +126,15 @@ class Intake:
         """Wait for the appends that were started, a few seconds at most."""
         if self._started:
             await asyncio.wait(self._started, timeout=CLOSE_SECONDS)
+
+    async def _count_and_place(
+        self, order_id: str, request: OrderRequest, rates: dict[str, tuple[int, RateTaken]]
+    ) -> Placed:
+        try:
+            await self._take_rates(request.client, rates)
+            return await self._place(order_id, request)
+        except EventStoreError as error:
+            raise store_problem(error, order_id) from error
 
     async def _place(self, order_id: str, request: OrderRequest) -> Placed:
         """Append the order, unless one with its key is under way: then take that one's result, after a wait."""
@@ -152,23 +167,38 @@ class Intake:
         task.add_done_callback(self._started.discard)
         return task
 
-    async def _take_rates(self, client: str | None) -> None:
+    async def _take_rates(self, client: str | None, rates: dict[str, tuple[int, RateTaken]]) -> None:
+        """Take one of each rate; ``rates`` are then those that were asked, by name, with what each allows a minute."""
         # The client's own first: what is refused for one client's haste is not taken from the others.
         if self._limits.client_per_minute:
             partition = partition_of(client or "", self._store.partitions)
             who = "orders without a clientId" if client is None else "this client's orders"
-            await self._take_rate(partition, f"{CLIENT} {client or ''}", self._limits.client_per_minute, who)
+            name, count = f"{CLIENT} {client or ''}", self._limits.client_per_minute
+            rates[CLIENT] = count, await self._store.take_rate(partition, name, count, MINUTE_MS)
+            _require(*rates[CLIENT], who)
         if self._limits.per_minute:
-            await self._take_rate(0, _ALL, self._limits.per_minute, "orders of all clients")
+            count = self._limits.per_minute
+            rates[_ALL] = count, await self._store.take_rate(0, _ALL, count, MINUTE_MS)
+            _require(*rates[_ALL], "orders of all clients")
 
-    async def _take_rate(self, partition: int, name: str, count: int, whose: str) -> None:
-        wait_ms = (await self._store.take_rate(partition, name, count, MINUTE_MS)).wait_ms
-        if wait_ms:
-            raise ProblemError(
-                "rate_limited",
-                f"at most {count} {whose} are taken per minute: send this one again in {wait_ms} ms",
-                retryAfterMs=wait_ms,
-            )
+
+def _require(count: int, answer: RateTaken, whose: str) -> None:
+    if answer.wait_ms:
+        raise ProblemError(
+            "rate_limited",
+            f"at most {count} {whose} are taken per minute: send this one again in {answer.wait_ms} ms",
+            retryAfterMs=answer.wait_ms,
+        )
+
+
+def _headers_of(rates: Mapping[str, tuple[int, RateTaken]]) -> dict[str, str]:
+    """Return the fields ``RateLimit-Policy`` and ``RateLimit``, as draft-ietf-httpapi-ratelimit-headers-10 has them."""
+    if not rates:
+        return {}
+    window = MINUTE_MS // 1_000
+    policies = [f'"{name}";q={count};w={window}' for name, (count, _) in rates.items()]
+    limits = [f'"{name}";r={answer.left};t={-(-answer.more_ms // 1_000)}' for name, (_, answer) in rates.items()]
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(limits)}
 
 
 def _cancel(order_id: str, answer: CancelAnswer) -> Cancel:

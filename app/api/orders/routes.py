@@ -97,7 +97,8 @@ class OrderRoutes:
             ws_url=f"{WEBSOCKET_PATH}?orderId={placed.order_id}",
             cursor=_text_of(placed.cursor),
         )
-        headers = {"Location": f"/api/orders/{placed.order_id}", **_position_of(placed.cursor, placed.order_id)}
+        headers = {"Location": f"/api/orders/{placed.order_id}", **placed.headers}
+        headers |= _position_of(placed.cursor, placed.order_id)
         if placed.repeated:
             headers["Idempotent-Replayed"] = "true"
         return _answer(accepted, headers, 200 if placed.repeated else 202)
