@@ -11,7 +11,7 @@ from app.api.problems import ProblemError, unavailable
 from app.api.resume import PAGE, read_events
 from eventstore.errors import StoreUnavailableError
 from eventstore.ids import event_id, partition_in
-from eventstore.store import EventStore
+from eventstore.store import EventStore, StoredEvent
 from projections.database import DATABASE_OUTAGES
 from projections.errors import FrameError, OrderMismatchError
 from projections.fold.frames import decode_frame
@@ -22,20 +22,42 @@ from projections.queries.orders import get_order
 QUARANTINED: Final = "quarantined"
 
 
+class Folded(Struct, frozen=True):
+    """An order as its events make it."""
+
+    row: OrderRow | None
+    """As it was before the first event that is not in it; None: no event is."""
+    last: StoredEvent | None
+    """The last event in ``row``."""
+    fault: str | None = None
+    """Why the next event cannot be applied; None: it can, or there is none."""
+
+
+async def fold(store: EventStore, order_id: str) -> Folded:
+    """Fold an order's events up to the first that cannot be applied.
+
+    Raises:
+        EventMissingError, StoreUnavailableError: see :func:`read_events`.
+    """
+    row: OrderRow | None = None
+    last: StoredEvent | None = None
+    while page := await read_events(store, order_id, last.version if last else 0, PAGE):
+        for event in page:
+            try:
+                row = apply(row, decode_frame(event.data, event_id(order_id, event.version)))
+            except (FrameError, OrderMismatchError) as error:
+                return Folded(row, last, str(error))
+            last = event
+        if len(page) < PAGE:
+            break
+    return Folded(row, last)
+
+
 class Found(Struct, frozen=True):
     """An order, and how fresh it is."""
 
     row: OrderRow
     as_of: AsOf
-
-
-class _Folded(Struct, frozen=True):
-    row: OrderRow | None
-    """As it was before the first event that cannot be applied."""
-    position: int
-    """Of the last event in ``row``."""
-    fault: str | None
-    """Why that event cannot be applied; None: every event was."""
 
 
 class Lookup:
@@ -57,9 +79,9 @@ class Lookup:
             wanted = replace(wanted, positions={}, cursors={})
         try:
             await self._freshness.logged(partition, wanted)
-            folded = await self._fold(order_id)
-            if folded.row is not None and folded.fault is None:
-                return Found(folded.row, AsOf({f"{partition:02d}": folded.position}, 0))
+            folded = await fold(self._store, order_id)
+            if folded.row is not None and folded.last is not None and folded.fault is None:
+                return Found(folded.row, AsOf({f"{partition:02d}": folded.last.position}, 0))
             found = await self._projected(order_id, folded, wanted)
         except (StoreUnavailableError, *DATABASE_OUTAGES) as error:
             raise unavailable("ask again") from error
@@ -69,7 +91,7 @@ class Lookup:
             raise ProblemError("not_found", f"there is no order {order_id}")
         return found
 
-    async def _projected(self, order_id: str, folded: _Folded, wanted: Wanted) -> Found | None:
+    async def _projected(self, order_id: str, folded: Folded, wanted: Wanted) -> Found | None:
         """Return the order as the read model has it, or as far as its stream can be folded, if that is further."""
         await self._freshness.projected(wanted)
         as_of = await self._freshness.as_of(partition_in(order_id))
@@ -78,18 +100,3 @@ class Lookup:
             reason = (folded.fault or "")[:REASON_CHARACTERS_MAX]
             row = replace(folded.row, quality=QUARANTINED, quality_reason=reason)
         return None if row is None else Found(row, as_of)
-
-    async def _fold(self, order_id: str) -> _Folded:
-        row: OrderRow | None = None
-        version, position = 0, 0
-        while page := await read_events(self._store, order_id, version, PAGE):
-            for event in page:
-                try:
-                    row = apply(row, decode_frame(event.data, event_id(order_id, event.version)))
-                except (FrameError, OrderMismatchError) as error:
-                    return _Folded(row, position, str(error))
-                position = event.position
-            version = page[-1].version
-            if len(page) < PAGE:
-                break
-        return _Folded(row, position, None)

@@ -6,19 +6,16 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.api.orders.listing import text_of
+from app.api.orders.lookup import fold
 from app.api.orders.view import OrderView, view_of
 from app.api.problems import ProblemError, unavailable
-from app.api.resume import PAGE, read_events
 from app.api.streaming.places import LogPlace, OrderPlace
 from app.api.streaming.ring import frame_of_event
 from app.api.streaming.scopes import ClientScope, LogScope
-from eventstore.ids import LOG_START, Cursor, event_id
+from eventstore.ids import LOG_START, Cursor
 from eventstore.store import EventStore
 from projections.checkpoints import read_checkpoints
 from projections.database import DATABASE_OUTAGES, reading
-from projections.errors import FrameError, OrderMismatchError
-from projections.fold.frames import decode_frame
-from projections.fold.orders import OrderRow, apply
 from projections.queries.orders import OrderFilter, list_orders
 
 ORDERS_MAX: Final = 100
@@ -47,23 +44,15 @@ class Snapshots:
             ProblemError: ``not_found``; ``order_unreadable``: an event of it cannot be applied.
             StoreUnavailableError: back off and ask again.
         """
-        row: OrderRow | None = None
-        ended = False
-        while page := await read_events(self._store, place.order_id, place.seq, PAGE):
-            for event in page:
-                try:
-                    row = apply(row, decode_frame(event.data, event_id(place.order_id, event.version)))
-                except (FrameError, OrderMismatchError) as error:
-                    detail = f"{error}; its events can still be read without a snapshot"
-                    raise ProblemError("order_unreadable", detail, orderId=place.order_id) from error
-            last = frame_of_event(place.order_id, page[-1])
-            ended = last.terminal
-            place.move(last.seq, last.anchor, str(last.cursor))
-            if len(page) < PAGE:
-                break
-        if row is None:
+        folded = await fold(self._store, place.order_id)
+        if folded.fault is not None:
+            detail = f"{folded.fault}; its events can still be read without a snapshot"
+            raise ProblemError("order_unreadable", detail, orderId=place.order_id)
+        if folded.row is None or folded.last is None:
             raise ProblemError("not_found", f"there is no order {place.order_id}")
-        return OrderSnapshot(as_of=place.text, orders=[view_of(row)]), ended
+        last = frame_of_event(place.order_id, folded.last)
+        place.move(last.seq, last.anchor, str(last.cursor))
+        return OrderSnapshot(as_of=place.text, orders=[view_of(folded.row)]), last.terminal
 
     async def of_orders(self, scope: LogScope, covered: dict[int, Cursor]) -> tuple[OrderSnapshot, LogPlace]:
         """Return the newest orders of a scope, and a place that no event of theirs which they lack is before.
