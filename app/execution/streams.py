@@ -1,7 +1,7 @@
 """An order's stream: load it, decide, append the events with the tasks and timers that the new state obliges to."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from typing import Final
 
@@ -80,6 +80,8 @@ class CancelAnswer(Struct, frozen=True, kw_only=True):
     changed: bool
     cursor: Cursor | None
     """Of the last event that this request caused."""
+    expected: bool = True
+    """False: the order was at none of the versions asked for, and nothing was changed."""
 
 
 class Placed(Struct, frozen=True, kw_only=True):
@@ -185,8 +187,11 @@ class OrderStreams:
         cursor = None if isinstance(result, Existing) else _cursor(result, commit)
         return Recorded(order=after, finished=commit.finish_task is not None, cursor=cursor)
 
-    async def cancel(self, order_id: str, by: str) -> CancelAnswer:
+    async def cancel(self, order_id: str, by: str, only_at: Collection[int] | None = None) -> CancelAnswer:
         """End an order, or ask for it while a swap may be on its way; version 0 for an unknown order.
+
+        Args:
+            only_at: the versions at which this is wanted; the append itself makes sure of it. None: any.
 
         Raises:
             WrongVersionError: the order moved again and again meanwhile. Ask again.
@@ -195,6 +200,8 @@ class OrderStreams:
         """
         for tries_left in reversed(range(CANCEL_TRIES)):
             order = await self.load(order_id)
+            if only_at is not None and order.version not in only_at:
+                return CancelAnswer(order=order, changed=False, cursor=None, expected=False)
             try:
                 recorded = await self.record(order, CancelOrder(by=by), None)
             except WrongVersionError:

@@ -1,12 +1,13 @@
 """The intake: new orders and requests to cancel, over REST and WebSocket alike, with the limits that apply to them."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from app.api.conditions import tag_of
 from app.api.orders.request import OrderRequest
 from app.api.problems import RETRY_AFTER_MS, ProblemError, cancel_problem, store_problem
 from app.execution.streams import CancelAnswer, OrderStreams, Placed
@@ -110,14 +111,18 @@ class Intake:
             order_id=placed.order_id, repeated=placed.repeated, cursor=placed.cursor, headers=_headers_of(rates)
         )
 
-    async def cancel(self, order_id: str) -> Cancel:
+    async def cancel(self, order_id: str, only_at: Collection[int] | None = None) -> Cancel:
         """End an order, or have it ended as soon as the swap that may be on its way proves not to happen.
 
+        Args:
+            only_at: the versions at which the client wants it; None: any.
+
         Raises:
-            ProblemError: ``not_found``; ``order_ended`` with the ``orderStatus``; or not known to be cancelled.
+            ProblemError: ``not_found``; ``version_mismatch`` with the order's ``seq``; ``order_ended`` with the
+                ``orderStatus``; or not known to be cancelled.
         """
         try:
-            answer = await self._kept(self._streams.cancel(order_id, CLIENT))
+            answer = await self._kept(self._streams.cancel(order_id, CLIENT, only_at))
         except EventStoreError as error:
             raise cancel_problem(error, order_id) from error
         return _cancel(order_id, answer)
@@ -205,6 +210,15 @@ def _cancel(order_id: str, answer: CancelAnswer) -> Cancel:
     order = answer.order
     if order.version == 0:
         raise ProblemError("not_found", f"there is no order {order_id}")
+    if not answer.expected:
+        problem = ProblemError(
+            "version_mismatch",
+            f"order {order_id} has {order.version} events, which If-Match does not name: nothing was changed",
+            orderId=order_id,
+            seq=order.version,
+        )
+        problem.headers["ETag"] = tag_of(order.version)
+        raise problem
     if isinstance(order.state, CancelPending):
         return Cancel(order_id=order_id, status="cancel_pending", seq=order.version, cursor=answer.cursor)
     status = _ENDS[type(order.state)]

@@ -58,6 +58,8 @@ class Found(Struct, frozen=True):
 
     row: OrderRow
     as_of: AsOf
+    from_stream: bool = True
+    """False: from the read model, whose row may change without a new version."""
 
 
 class Lookup:
@@ -99,4 +101,4 @@ class Lookup:
         if folded.row is not None and (row is None or row.version < folded.row.version):
             reason = (folded.fault or "")[:REASON_CHARACTERS_MAX]
             row = replace(folded.row, quality=QUARANTINED, quality_reason=reason)
-        return None if row is None else Found(row, as_of)
+        return None if row is None else Found(row, as_of, from_stream=False)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.conditions import is_known, read_versions, tag_of
 from app.api.orders.answers import Accepted, Cancelling, OrderEvents, OrderList
 from app.api.orders.freshness import FRESHNESS_PARAMETERS, POSITION_HEADER, Freshness, read_wanted
 from app.api.orders.intake import Intake
@@ -111,7 +112,7 @@ class OrderRoutes:
             form = Form(parse_object(body))
             form.refuse_unknown(())
             form.finish("invalid_message")
-        cancel = await self._intake.cancel(order_id)
+        cancel = await self._intake.cancel(order_id, read_versions(request))
         answer = Cancelling(
             order_id=order_id,
             status=cancel.status,
@@ -142,11 +143,16 @@ class OrderRoutes:
         return _answer(answer, headers)
 
     async def show(self, request: Request) -> Response:
-        """Return one order as its stream has it now; as the read model has it where the stream is gone."""
+        """Return one order as it is now; 304 where the client has that."""
         order_id = parse_order_id(request.path_params["order_id"])
         query = read_query(request, ORDER_PARAMETERS)
         found = await self._lookup.find(order_id, read_wanted(query, self._store.partitions, partition_in(order_id)))
-        return _answer(view_of(found.row, found.as_of), found.as_of.headers())
+        headers = found.as_of.headers()
+        if found.from_stream:
+            headers["ETag"] = tag_of(found.row.version)
+            if is_known(request, headers["ETag"]):
+                return Response(status_code=304, headers=headers)
+        return _answer(view_of(found.row, found.as_of), headers)
 
     async def events(self, request: Request) -> Response:
         """Return an order's events after ``after``; ``last`` is the ``after`` of the following page."""

@@ -40,6 +40,7 @@ Code = Literal[
     "truncated",
     "unavailable",
     "upgrade_required",
+    "version_mismatch",
 ]
 
 Repeat = Literal["unchanged", "corrected", "no"]
@@ -330,6 +331,14 @@ PROBLEMS: Final[dict[Code, ProblemType]] = {
         "A GET without an upgrade came to a path that speaks WebSocket alone.",
         "The address was opened in a browser, or a proxy removed the header `Upgrade`.",
         "Connect with `ws://`; for plain HTTP there are event streams and long-polls, see docs/protocol.md.",
+    ),
+    "version_mismatch": ProblemType(
+        HTTPStatus.PRECONDITION_FAILED,
+        "The order has moved",
+        "corrected",
+        "The order is not at a version that `If-Match` names; `seq` says where it is. Nothing was changed.",
+        "An event came between the read and the request.",
+        "Read the order again, decide again, and send its new `ETag`; `If-Match: *` takes any version.",
     ),
 }
 """The one table of problem types: answers over HTTP and WebSocket, and the pages at ``/problems``, follow from it."""
