@@ -3,6 +3,7 @@
 from asyncio import gather
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any, Final, Literal
 
 from websockets.asyncio.client import ClientConnection
@@ -238,10 +239,22 @@ def shown(frames: Sequence[Json]) -> Json:
         "venue": named["building"]["chosen"]["venue"] if "building" in named else None,
         "txId": named["submitted"]["txId"] if "submitted" in named else None,
         **{name: receipt.get(name) for name in ("amountIn", "amountOut", "fee", "networkFee")},
+        "executedPrice": _price_of(first["side"], receipt) if receipt else None,
         "error": None if receipt else _error_of(frames),
         **{"createdAt": first["at"], "updatedAt": last["at"]},
     }
     return {name: value for name, value in view.items() if value is not None}
+
+
+def _price_of(side: str, receipt: Json) -> str:
+    """Quote asset per base asset to 18 digits after the point, the rest cut off."""
+    base, quote = receipt["amountIn"], receipt["amountOut"]
+    if side == "buy":
+        base, quote = quote, base
+    with localcontext(prec=80, rounding=ROUND_DOWN):
+        price = (Decimal(quote) / Decimal(base)).quantize(Decimal(10) ** -18)
+    whole, _, fraction = f"{price:f}".partition(".")
+    return f"{whole}.{fraction.rstrip('0')}".rstrip(".")
 
 
 def _error_of(frames: Sequence[Json]) -> Json | None:

@@ -75,6 +75,7 @@ def test_an_order_is_shown_as_its_stream_has_it_before_it_is_projected() -> None
             "txId": "5xSignature",
             "amountIn": "1502.25",
             "amountOut": "10",
+            "executedPrice": "150.225",
             "fee": "3.75",
             "networkFee": "0.000005",
             "seq": 6,

@@ -15,12 +15,13 @@ from app.api.orders.answers import Accepted, Cancelling, OrderEvents, OrderList
 from app.api.orders.freshness import FRESHNESS_PARAMETERS, POSITION_HEADER, Freshness, read_wanted
 from app.api.orders.intake import Intake
 from app.api.orders.listing import link_to, read_filter, read_list_query, read_page, text_of
-from app.api.orders.lookup import Lookup
+from app.api.orders.lookup import Found, Lookup
 from app.api.orders.request import read_order
 from app.api.orders.view import view_of
 from app.api.problems import ProblemError, unavailable
 from app.api.requests import (
     Form,
+    invalid_parameter,
     parse_object,
     read_body,
     read_header_key,
@@ -39,7 +40,7 @@ from projections.queries.orders import LIST_LIMIT_MAX, list_orders
 LIST_LIMIT: Final = 50
 WEBSOCKET_PATH: Final = "/api/orders/ws"
 EXECUTE_PATH: Final = "/api/orders/execute"
-ORDER_PARAMETERS: Final = FRESHNESS_PARAMETERS
+ORDER_PARAMETERS: Final = ("asOf", *FRESHNESS_PARAMETERS)
 EVENTS_PARAMETERS: Final = ("after", "limit")
 KEY_HEADERS: Final = ("idempotency-key", "x-idempotency-key")
 _JSON: Final = "application/json"
@@ -55,7 +56,7 @@ class OrderRoutes:
         self._store = store
         self._database = database
         self._freshness = freshness
-        self._lookup = Lookup(store, database, freshness)
+        self._lookup = Lookup(store, database, freshness, clock)
         self._clock = clock
 
     def routes(self) -> list[BaseRoute]:
@@ -143,16 +144,27 @@ class OrderRoutes:
         return _answer(answer, headers)
 
     async def show(self, request: Request) -> Response:
-        """Return one order as it is now; 304 where the client has that."""
+        """Return one order as it is now, or as it was; 304 where the client has that."""
         order_id = parse_order_id(request.path_params["order_id"])
         query = read_query(request, ORDER_PARAMETERS)
-        found = await self._lookup.find(order_id, read_wanted(query, self._store.partitions, partition_in(order_id)))
-        headers = found.as_of.headers()
+        found = await self._found(order_id, query)
+        headers = {} if found.as_of is None else found.as_of.headers()
         if found.from_stream:
             headers["ETag"] = tag_of(found.row.version)
             if is_known(request, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
-        return _answer(view_of(found.row, found.as_of), headers)
+        view = view_of(found.row, found.as_of, found.point_in_time)
+        return _answer(view, headers)
+
+    async def _found(self, order_id: str, query: Mapping[str, str]) -> Found:
+        as_of = query.get("asOf")
+        if as_of is None:
+            wanted = read_wanted(query, self._store.partitions, partition_in(order_id))
+            return await self._lookup.find(order_id, wanted)
+        if len(query) > 1:
+            message = "must not be given beside " + ", ".join(FRESHNESS_PARAMETERS) + ": the past does not change"
+            raise invalid_parameter("asOf", message)
+        return await self._lookup.find_at(order_id, as_of)
 
     async def events(self, request: Request) -> Response:
         """Return an order's events after ``after``; ``last`` is the ``after`` of the following page."""

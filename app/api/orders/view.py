@@ -6,13 +6,24 @@ from msgspec import Struct
 
 from app.api.orders.freshness import AsOf
 from app.orders.lifecycle import Phase, Status, phase
-from app.orders.money import format_units
+from app.orders.money import PRICE_DECIMALS, format_units
 from projections.fold.orders import LAMPORTS_DECIMALS, OrderRow
 
 
 class _Failure(Struct, frozen=True):
     code: str
     message: str
+
+
+class PointInTime(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Of which moment an order is shown, where the request asked for one."""
+
+    as_of: str
+    """As the request named it."""
+    seq: int
+    """Of the last event in it; ``at``: when that happened."""
+    at: str
+    cursor: str
 
 
 class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -38,6 +49,8 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     tx_id: str | None = None
     amount_in: str | None = None
     amount_out: str | None = None
+    executed_price: str | None = None
+    """Quote asset per base asset, pool fees included; rounded down."""
     fee: str | None = None
     """Pool fees, in the asset that was paid in."""
     network_fee: str | None = None
@@ -52,10 +65,12 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     quality_reason: str | None = None
     quality_since: str | None = None
     as_of: AsOf | None = None
-    """Of an order that is shown alone."""
+    """How fresh an order is that is shown alone, as it is now."""
+    point_in_time: PointInTime | None = None
+    """Instead of that, for an order as it was."""
 
 
-def view_of(row: OrderRow, as_of: AsOf | None = None) -> OrderView:
+def view_of(row: OrderRow, as_of: AsOf | None = None, point_in_time: PointInTime | None = None) -> OrderView:
     """Return what a client sees of ``row``."""
     paid, received = row.base_decimals, row.quote_decimals
     if row.side == "buy":
@@ -82,6 +97,7 @@ def view_of(row: OrderRow, as_of: AsOf | None = None) -> OrderView:
         tx_id=row.tx_id,
         amount_in=_text(row.amount_in, paid),
         amount_out=_text(row.amount_out, received),
+        executed_price=_price(row),
         fee=_text(row.fee, paid),
         network_fee=_text(row.network_fee, LAMPORTS_DECIMALS),
         error=failure,
@@ -92,7 +108,17 @@ def view_of(row: OrderRow, as_of: AsOf | None = None) -> OrderView:
         quality_reason=row.quality_reason,
         quality_since=row.quality_since,
         as_of=as_of,
+        point_in_time=point_in_time,
     )
+
+
+def _price(row: OrderRow) -> str | None:
+    """Return what was paid or received for one base asset."""
+    base, quote = (row.amount_in, row.amount_out) if row.side == "sell" else (row.amount_out, row.amount_in)
+    if base is None or quote is None or base == 0:
+        return None
+    scaled = quote * 10 ** (row.base_decimals + PRICE_DECIMALS) // (base * 10**row.quote_decimals)
+    return format_units(scaled, PRICE_DECIMALS)
 
 
 def _text(units: int | None, decimals: int) -> str | None:
