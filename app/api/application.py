@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import WebSocketRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -21,6 +21,7 @@ from app.api.market.volumes import VolumeRoutes
 from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.orders.routes import OrderRoutes
+from app.api.orders.statistics import StatisticsRoutes
 from app.api.problems import (
     LOG_LOST,
     LOG_REWOUND,
@@ -106,10 +107,8 @@ def create_application(services: Services) -> Starlette:
     application = Starlette(
         routes=[
             *(WebSocketRoute(path, socket) for path in PATHS),
-            *OrderRoutes(intake, services.store, services.database, freshness, services.clock).routes(),
+            *_routes(services, intake, freshness),
             *StreamRoutes(sessions).routes(),
-            *VolumeRoutes(services.database, freshness, services.store.partitions).routes(),
-            *pages.routes(),
             *health.routes(),
         ],
         middleware=[Middleware(Edge)],
@@ -119,6 +118,18 @@ def create_application(services: Services) -> Starlette:
     application.state.sessions = sessions
     application.state.failed = failed
     return application
+
+
+def _routes(services: Services, intake: Intake, freshness: Freshness) -> list[BaseRoute]:
+    """Return the routes that are answered with one body."""
+    store, database, clock = services.store, services.database, services.clock
+    return [
+        # Before orders, whose ids would be any word.
+        *StatisticsRoutes(store, database, freshness).routes(),
+        *OrderRoutes(intake, store, database, freshness, clock).routes(),
+        *VolumeRoutes(database, freshness, store.partitions).routes(),
+        *pages.routes(),
+    ]
 
 
 async def _follow(tailer: Tailer, sessions: Sessions, failed: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,19 @@ LOG_SILENCE_SECONDS_MAX: Final = 10
 """An idle log still answers every two seconds."""
 
 
+class Liveness(Struct, frozen=True):
+    """The process answers."""
+
+    status: str
+
+
+class Health(Struct, frozen=True):
+    """The process answers, and which version it is."""
+
+    status: str
+    version: str
+
+
 class Check(Struct, frozen=True, omit_defaults=True):
     """What one check found; ``problem`` is absent when it found none."""
 
@@ -33,12 +46,19 @@ class Check(Struct, frozen=True, omit_defaults=True):
     problem: str | None = None
 
 
+class Readiness(Struct, frozen=True):
+    """Whether orders can be accepted, streamed and listed; each check by its name."""
+
+    status: Literal["ready", "unavailable"]
+    checks: dict[str, Check]
+
+
 class _NotReadyError(Exception):
     """Why a check fails, for an operator."""
 
 
 class HealthRoutes:
-    """``/livez``, ``/readyz`` and ``/health``."""
+    """``/livez``, ``/readyz`` and ``/health``, which is ``/api/health``, too."""
 
     def __init__(
         self,
@@ -59,15 +79,20 @@ class HealthRoutes:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
-        return [Route("/livez", self.alive), Route("/readyz", self.ready), Route("/health", self.health)]
+        return [
+            Route("/livez", self.alive),
+            Route("/readyz", self.ready),
+            Route("/health", self.health),
+            Route("/api/health", self.health),
+        ]
 
     async def alive(self, _: Request) -> Response:
         """Answer: the event loop turns."""
-        return _json({"status": "ok"})
+        return _json(Liveness("ok"))
 
     async def health(self, _: Request) -> Response:
         """Answer, with the version."""
-        return _json({"status": "ok", "version": self._version})
+        return _json(Health("ok", self._version))
 
     async def ready(self, _: Request) -> Response:
         """Answer 200 if orders can be accepted, streamed and listed; 503, and which check says so, if not."""
@@ -79,7 +104,7 @@ class HealthRoutes:
         }
         found = dict(zip(checks, await asyncio.gather(*map(self._check, checks.values())), strict=True))
         ready = all(check.ok for check in found.values())
-        return _json({"status": "ready" if ready else "unavailable", "checks": found}, 200 if ready else 503)
+        return _json(Readiness("ready" if ready else "unavailable", found), 200 if ready else 503)
 
     async def _check(self, check: Callable[[], Awaitable[None]]) -> Check:
         started_us = self._clock.now_us()
@@ -120,5 +145,5 @@ class HealthRoutes:
             raise _NotReadyError(self._sessions.refusal.reason)
 
 
-def _json(body: object, status: int = 200) -> Response:
+def _json(body: Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -58,7 +58,7 @@ def test_a_list_has_exactly_the_orders_that_its_filters_name(database_url: str) 
     on_seven_orders(database_url, scenario)
 
 
-@pytest.mark.parametrize("path", ["/api/orders"])
+@pytest.mark.parametrize("path", ["/api/orders", "/api/orders/history"])
 def test_following_the_links_meets_each_order_once_whatever_comes_meanwhile(database_url: str, path: str) -> None:
     async def scenario(api: Api) -> None:
         met: list[str] = []

@@ -49,3 +49,39 @@ class OrderEvents(Struct, frozen=True, kw_only=True, rename="camel"):
     more: bool
     events: list[msgspec.Raw]
     """Public frames, as docs/protocol.md describes them."""
+
+
+class OrderStats(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many orders there are, by status and by phase; those that none has are 0."""
+
+    total: int
+    statuses: dict[Status, int]
+    phases: dict[Phase, int]
+    as_of: AsOf
+
+
+class QueueDepth(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Work that is not finished."""
+
+    waiting: int
+    """Free for any worker, or in its lane until it is its turn."""
+    active: int
+    """Held by a worker."""
+    delayed: int
+    """Timers: back-offs, looks at the chain, and orders' own ends."""
+    failed: int
+    """Parked: taken away from the workers, until somebody retries or skips it."""
+
+
+class PartitionDepth(QueueDepth, frozen=True, kw_only=True, rename="camel"):
+    """The same of one partition."""
+
+    partition: int
+    position: int
+    """Events in its log."""
+
+
+class QueueStats(QueueDepth, frozen=True, kw_only=True, rename="camel"):
+    """The work of all partitions together, and of each."""
+
+    partitions: list[PartitionDepth]

@@ -11,6 +11,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.api.conditions import is_known, read_versions, tag_of
+from app.api.orders.aliases import (
+    EXECUTE_PATH,
+    LIST_PATHS,
+    ORDER_PATHS,
+    SUBMIT_PATHS,
+    aliased_accepted,
+    aliased_order,
+    aliased_orders,
+)
 from app.api.orders.answers import Accepted, Cancelling, OrderEvents, OrderList
 from app.api.orders.freshness import FRESHNESS_PARAMETERS, POSITION_HEADER, Freshness, read_wanted
 from app.api.orders.intake import Intake
@@ -39,7 +48,6 @@ from projections.queries.orders import LIST_LIMIT_MAX, list_orders
 
 LIST_LIMIT: Final = 50
 WEBSOCKET_PATH: Final = "/api/orders/ws"
-EXECUTE_PATH: Final = "/api/orders/execute"
 ORDER_PARAMETERS: Final = ("asOf", *FRESHNESS_PARAMETERS)
 EVENTS_PARAMETERS: Final = ("after", "limit")
 KEY_HEADERS: Final = ("idempotency-key", "x-idempotency-key")
@@ -60,15 +68,18 @@ class OrderRoutes:
         self._clock = clock
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes in the order in which they are to be tried."""
+        """Return the routes in the order in which they are to be tried: an order id comes after every other word."""
         return [
             Route("/api/orders", self.collection, methods=["GET", "POST"]),
             Route(EXECUTE_PATH, self.execute, methods=["GET", "POST"]),
             Route(WEBSOCKET_PATH, self.execute, methods=["GET"]),
+            Route("/orders", self.collection, methods=["GET", "POST"]),
             Route("/order", self.place, methods=["POST"]),
+            Route("/api/orders/history", self.newest, methods=["GET"]),
             Route("/api/orders/{order_id}", self.one, methods=["GET", "DELETE"]),
             Route("/api/orders/{order_id}/cancel", self.cancel, methods=["POST"]),
             Route("/api/orders/{order_id}/events", self.events, methods=["GET"]),
+            *(Route(path, self.one, methods=["GET", "DELETE"]) for path in ORDER_PATHS),
         ]
 
     async def collection(self, request: Request) -> Response:
@@ -103,7 +114,8 @@ class OrderRoutes:
         headers |= _position_of(placed.cursor, placed.order_id)
         if placed.repeated:
             headers["Idempotent-Replayed"] = "true"
-        return _answer(accepted, headers, 200 if placed.repeated else 202)
+        answer = aliased_accepted(accepted, self._clock.now_us()) if request.url.path in SUBMIT_PATHS else accepted
+        return _answer(answer, headers, 200 if placed.repeated else 202)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel an order: 200 when it has ended, 202 when that depends on a swap that may be on its way."""
@@ -141,7 +153,7 @@ class OrderRoutes:
             next=None if page.next is None else text_of(page.next),
         )
         headers = as_of.headers() if page.next is None else {**as_of.headers(), "Link": link_to(request, page.next)}
-        return _answer(answer, headers)
+        return _answer(aliased_orders(answer) if request.url.path in LIST_PATHS else answer, headers)
 
     async def show(self, request: Request) -> Response:
         """Return one order as it is now, or as it was; 304 where the client has that."""
@@ -154,7 +166,7 @@ class OrderRoutes:
             if is_known(request, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
         view = view_of(found.row, found.as_of, found.point_in_time)
-        return _answer(view, headers)
+        return _answer(view if request.url.path.startswith("/api/") else aliased_order(view), headers)
 
     async def _found(self, order_id: str, query: Mapping[str, str]) -> Found:
         as_of = query.get("asOf")
