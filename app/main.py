@@ -25,6 +25,7 @@ from app.embedded import Servers, embedded_servers
 from app.execution.coalesce import Observer, Shared
 from app.execution.failpoints import Reach, unwatched
 from app.execution.process import OrderProcess, ProcessSettings
+from app.execution.quoting import Market, QuoteSettings, Quoting
 from app.execution.scanner import Scanner, ScannerSettings
 from app.execution.server_clock import ServerClock
 from app.execution.streams import CLOSED, OrderStreams, duties
@@ -271,7 +272,10 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
         OSError: the address cannot be listened on.
     """
     clock = SystemClock()
-    async with opened(settings, servers, "api") as (store, database):
+    async with AsyncExitStack() as stack:
+        store, database = await stack.enter_async_context(opened(settings, servers, "api"))
+        chain, chain_connection = open_chain(settings, servers.redis_url)
+        stack.push_async_callback(chain_connection.close)
         services = Services(
             store=store,
             streams=build_streams(store, clock, "api", settings.queue_max),
@@ -283,9 +287,17 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
                 per_minute=settings.orders_per_minute,
                 key_required=settings.idempotency_key == "required",
             ),
+            quoting=build_quoting(settings, chain, clock),
         )
         server = Server(create_application(services))
         await server.serve_until(stopping, listen(settings.host, settings.port))
+
+
+def build_quoting(settings: Settings, chain: Market, clock: Clock) -> Quoting:
+    """Return what gives quotes without orders, from venues of its own: workers are not held up, nor held back."""
+    profile = profile_named(settings.profile)
+    quote_settings = QuoteSettings(seed=settings.seed, profile=profile, timeout_ms=settings.quote_timeout_ms)
+    return Quoting(build_venues(settings, profile, clock), chain, clock, quote_settings)
 
 
 async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from app.api.health import HealthRoutes
+from app.api.market.quotes import QuoteRoutes
+from app.api.market.tokens import TokenRoutes
 from app.api.market.volumes import VolumeRoutes
 from app.api.orders.freshness import Freshness
 from app.api.orders.intake import Intake, OrderLimits
@@ -39,6 +41,7 @@ from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
 from app.api.streaming.websocket import PATHS, serve_socket
 from app.clock import Clock
+from app.execution.quoting import Quoting
 from app.execution.streams import OrderStreams
 from eventstore.store import EventStore
 
@@ -59,6 +62,8 @@ class Services(Struct, frozen=True, kw_only=True):
     version: str
     orders: OrderLimits = OrderLimits()
     sockets: SocketLimits = SocketLimits()
+    quoting: Quoting | None = None
+    """None: no quotes are given."""
     ring_frames_max: int = RING_FRAMES_MAX
     ring_characters_max: int = RING_CHARACTERS_MAX
 
@@ -128,6 +133,8 @@ def _routes(services: Services, intake: Intake, freshness: Freshness) -> list[Ba
         *StatisticsRoutes(store, database, freshness).routes(),
         *OrderRoutes(intake, store, database, freshness, clock).routes(),
         *VolumeRoutes(database, freshness, store.partitions).routes(),
+        *QuoteRoutes(services.quoting, clock).routes(),
+        *TokenRoutes().routes(),
         *pages.routes(),
     ]
 

@@ -21,6 +21,7 @@ from app.api.streaming.sessions import Sessions, SocketLimits
 from app.api.streaming.snapshots import Snapshots
 from app.api.streaming.subscriptions import Source
 from app.clock import Clock, SystemClock
+from app.execution.quoting import Quoting
 from app.execution.streams import OrderHead, OrderStreams
 from app.orders.commands import (
     Command,
@@ -82,6 +83,7 @@ async def running(
     queue_max: int | None = None,
     ring_frames_max: int = 1000,
     clock: Clock | None = None,
+    quoting: Quoting | None = None,
 ) -> AsyncIterator[Api]:
     """Serve ``store`` on a free port until the context closes."""
     database = create_database_engine(database_url, application_name="test api")
@@ -96,6 +98,7 @@ async def running(
         orders=orders or OrderLimits(),
         sockets=sockets or SocketLimits(),
         ring_frames_max=ring_frames_max,
+        quoting=quoting,
     )
     application, stopping, listener = create_application(services), asyncio.Event(), listen("127.0.0.1", 0)
     url = address_of(listener)

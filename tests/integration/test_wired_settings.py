@@ -48,6 +48,22 @@ def test_the_api_process_limits_orders_as_its_settings_say(
     asyncio.run(scenario())
 
 
+def test_the_api_process_wants_keys_and_gives_quotes_as_its_settings_say(redis_url: str, database_url: str) -> None:
+    async def scenario() -> None:
+        namespace = f"s{uuid.uuid4().hex[:10]}"
+        settings = Settings(namespace=namespace, port=free_port(), speed_ppm=0, idempotency_key="required")
+        stopping = asyncio.Event()
+        serving = asyncio.create_task(run_api(settings, Servers(redis_url, database_url), stopping))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}", timeout=WAIT_SECONDS) as http:
+            problem(await answered(http, serving), 400, "idempotency_key_missing")
+            quoted = await http.get("/api/quotes?tokenIn=SOL&tokenOut=USDC&amount=1")
+        stopping.set()
+        await serving
+        assert [quote["venue"] for quote in quoted.json()["quotes"]] == ["raydium", "meteora"]
+
+    asyncio.run(scenario())
+
+
 async def answered(http: httpx.AsyncClient, serving: asyncio.Task[None]) -> httpx.Response:
     """The answer to the first order, when the server listens."""
     async with asyncio.timeout(WAIT_SECONDS):

@@ -49,13 +49,11 @@ def read_order(members: Mapping[str, Any], header_key: str | None = None, *, now
         ProblemError: ``invalid_order``, with one error for each field.
     """
     form = Form(members)
-    swap = any(name in members for name in _SWAP_FIELDS) and not any(name in members for name in _SIDE_FIELDS)
-    trade = _trade(form, swap=swap)
+    trade, foreign = read_trade(form, members)
     terms = read_terms(form, trade, now_us)
     slippage_bps = read_slippage_bps(form)
     client = form.text(("clientId", "userId"), CLIENT_CHARACTERS_MAX)
     key = _key(form, header_key)
-    foreign = dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
     form.refuse_unknown(_ORDER_FIELDS, {**explained_terms(trade.side), **foreign})
     form.finish("invalid_order")
     assert terms is not None
@@ -93,6 +91,12 @@ def _command(trade: Trade, terms: TypeTerms, slippage_bps: int, client: str | No
         idempotency_key=key,
         fingerprint=None if key is None else hashlib.sha256(canonical(order)).hexdigest()[:_FINGERPRINT_DIGITS],
     )
+
+
+def read_trade(form: Form, members: Mapping[str, Any]) -> tuple[Trade, dict[str, str]]:
+    """Take what is to be swapped, in either shape; also return what to say of the other shape's fields."""
+    swap = any(name in members for name in _SWAP_FIELDS) and not any(name in members for name in _SIDE_FIELDS)
+    return _trade(form, swap=swap), dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
 
 
 def _trade(form: Form, *, swap: bool) -> Trade:
