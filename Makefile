@@ -20,10 +20,10 @@ run: $(READY) ## Run the engine on http://127.0.0.1:3000 (PORT) until Ctrl-C
 	@$(BIN)/ordertape up
 
 test: $(READY) ## Run the tests on their own servers, at most 5 minutes
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY) ## Run the crash and fault suites, at most 8 minutes
-	@$(BIN)/python -m pytest -m slow -n $(WORKERS)
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
 
 nemesis: $(READY) ## Break servers and processes by SEED (random) for SECONDS (120), and check every promise
 	@$(BIN)/python -m tests.nemesis.run --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
