@@ -198,3 +198,34 @@ compatibility: Final = Table(
     CheckConstraint("single", name="compatibility_single_check"),
 )
 """The oldest schema whose code still works on this one: one row, written by migrations."""
+
+api_keys: Final = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("client_id", Text),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("revoked_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("id", name="api_keys_pkey"),
+    CheckConstraint(
+        "roles <> '{}'::text[] AND roles <@ ARRAY['trader', 'auditor', 'admin']::text[]", name="api_keys_roles_check"
+    ),
+    CheckConstraint("client_id IS NOT NULL OR NOT 'trader' = ANY (roles)", name="api_keys_client_check"),
+)
+"""Who may use the API as what; ``hash`` is SHA-256 of the whole key, which is stored nowhere.
+
+They are no projection of anything: a rebuild leaves them alone, and a backup of the database must have them.
+"""
+
+api_tickets: Final = Table(
+    "api_tickets",
+    metadata,
+    Column("hash", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("hash", name="api_tickets_pkey"),
+)
+"""Tickets that were not used yet; ``hash`` is SHA-256 of the ticket. Using one removes it."""

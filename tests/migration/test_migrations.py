@@ -123,9 +123,9 @@ def test_two_starters_at_once_migrate_once(empty_database_url: str) -> None:
 
 
 def test_a_database_without_schema_is_refused_with_the_remedy(empty_database_url: str) -> None:
-    with pytest.raises(SchemaError, match="schema is empty, this code needs 0004: start `ordertape up`") as refusal:
+    with pytest.raises(SchemaError, match="schema is empty, this code needs 0005: start `ordertape up`") as refusal:
         with_engine(empty_database_url, require_schema)
-    assert (refusal.value.current, refusal.value.head) == (None, "0004")
+    assert (refusal.value.current, refusal.value.head) == (None, "0005")
 
 
 @pytest.mark.parametrize("act", [require_schema, upgrade_schema])
