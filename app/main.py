@@ -12,6 +12,9 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.api.access.doors import AccessPolicy
+from app.api.access.limits import AccessLimits
+from app.api.access.start import require_guarded, require_keys
 from app.api.application import Services, create_application
 from app.api.orders.intake import OrderLimits
 from app.api.server import Server, listen
@@ -53,6 +56,11 @@ POLL_SECONDS: Final = 0.2
 """Time between two looks at the chain, at speed 1."""
 POLL_SECONDS_MIN: Final = 0.005
 SCAN_MS_MIN: Final = 50
+REQUESTS_PER_SECOND: Final = 500
+KEY_CONNECTIONS: Final = 500
+ADDRESS_CONNECTIONS: Final = 1_000
+SOCKET_MESSAGES_PER_SECOND: Final = 50
+"""Of one key, key, address and socket, where keys are asked for and the settings say nothing else."""
 _MILLION: Final = 1_000_000
 
 OBLIGATIONS: Final = Obligations(duties=duties, terminal=TERMINAL)
@@ -270,12 +278,15 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
 
     Raises:
         OSError: the address cannot be listened on.
+        AccessError: everybody could use the API, or nobody.
     """
+    require_guarded(settings.auth, settings.host)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store, database = await stack.enter_async_context(opened(settings, servers, "api"))
         chain, chain_connection = open_chain(settings, servers.redis_url)
         stack.push_async_callback(chain_connection.close)
+        await require_keys(settings.auth, database)
         services = Services(
             store=store,
             streams=build_streams(store, clock, "api", settings.queue_max),
@@ -288,6 +299,7 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
                 key_required=settings.idempotency_key == "required",
             ),
             quoting=build_quoting(settings, chain, clock),
+            access=access_policy(settings),
         )
         server = Server(create_application(services))
         await server.serve_until(stopping, listen(settings.host, settings.port))
@@ -298,6 +310,21 @@ def build_quoting(settings: Settings, chain: Market, clock: Clock) -> Quoting:
     profile = profile_named(settings.profile)
     quote_settings = QuoteSettings(seed=settings.seed, profile=profile, timeout_ms=settings.quote_timeout_ms)
     return Quoting(build_venues(settings, profile, clock), chain, clock, quote_settings)
+
+
+def access_policy(settings: Settings) -> AccessPolicy:
+    """Return who may use the API, and how much one of them may ask for."""
+
+    def limit(given: int | None, with_keys: int) -> int:
+        return (with_keys if settings.auth == "keys" else 0) if given is None else given
+
+    limits = AccessLimits(
+        requests_per_second=limit(settings.requests_per_second, REQUESTS_PER_SECOND),
+        key_connections=limit(settings.key_connections, KEY_CONNECTIONS),
+        address_connections=limit(settings.address_connections, ADDRESS_CONNECTIONS),
+        messages_per_second=limit(settings.socket_messages_per_second, SOCKET_MESSAGES_PER_SECOND),
+    )
+    return AccessPolicy(mode=settings.auth, allowed_origins=frozenset(settings.allowed_origins), limits=limits)
 
 
 async def run_projector(settings: Settings, servers: Servers, stopping: asyncio.Event) -> None:

@@ -15,6 +15,7 @@ from eventstore.store import NEW_STREAM_SECONDS_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Necessity = Literal["optional", "required"]
+Auth = Literal["open", "keys"]
 
 PREFIX: Final = "ORDERTAPE_"
 SKEW_SECONDS_MAX: Final = 30
@@ -47,6 +48,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Names the servers' data where a managed Redis hides its own identity; greater after each possible loss."""
     host: str = "127.0.0.1"
     port: int = 3000
+    auth: Auth = "open"
+    """Who may use the API: whoever reaches it, on a loopback ``host`` alone, or holders of keys."""
+    allowed_origins: tuple[str, ...] = ()
+    """Of web pages elsewhere that may use the API, in lower case."""
+    requests_per_second: int | None = None
+    """Of one key, or, without keys, of one address; 0: any number. None, here and below: as :mod:`app.main` says."""
+    key_connections: int | None = None
+    address_connections: int | None = None
+    socket_messages_per_second: int | None = None
+    key: str | None = None
+    """What the commands of a trader show the API."""
     partitions: int = 4
     namespace: str = "ot"
     seed: str = "ordertape"
@@ -122,6 +134,13 @@ _OWN_NAMES: Final = tuple(
     PREFIX + name
     for name in (
         "DATA_DIR",
+        "AUTH",
+        "ALLOWED_ORIGINS",
+        "REQUESTS_PER_SECOND",
+        "KEY_CONNECTIONS",
+        "ADDRESS_CONNECTIONS",
+        "SOCKET_MESSAGES_PER_SECOND",
+        "KEY",
         "PARTITIONS",
         "NAMESPACE",
         "SEED",
@@ -168,6 +187,13 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         store_epoch=reader.read(PREFIX + "STORE_EPOCH", _whole(1, 2**53 - 1), None),
         host=reader.read("HOST", str, DEFAULTS.host),
         port=reader.read("PORT", _whole(0, 65_535), DEFAULTS.port),
+        auth=reader.read(PREFIX + "AUTH", _auth, DEFAULTS.auth),
+        allowed_origins=reader.read(PREFIX + "ALLOWED_ORIGINS", _origins, DEFAULTS.allowed_origins),
+        requests_per_second=reader.read(PREFIX + "REQUESTS_PER_SECOND", _whole(0, RATE_MAX), None),
+        key_connections=reader.read(PREFIX + "KEY_CONNECTIONS", _whole(0, RATE_MAX), None),
+        address_connections=reader.read(PREFIX + "ADDRESS_CONNECTIONS", _whole(0, RATE_MAX), None),
+        socket_messages_per_second=reader.read(PREFIX + "SOCKET_MESSAGES_PER_SECOND", _whole(0, RATE_MAX), None),
+        key=reader.read(PREFIX + "KEY", _key, None),
         partitions=reader.read(PREFIX + "PARTITIONS", _whole(1, 100), DEFAULTS.partitions),
         namespace=reader.read(PREFIX + "NAMESPACE", _namespace, DEFAULTS.namespace),
         seed=reader.read(PREFIX + "SEED", str, DEFAULTS.seed),
@@ -307,6 +333,30 @@ def _necessity(text: str) -> Necessity:
             return text
         case _:
             raise ValueError(f"must be optional or required, not {text!r}")
+
+
+def _auth(text: str) -> Auth:
+    match text:
+        case "open" | "keys":
+            return text
+        case _:
+            raise ValueError(f"must be open or keys, not {text!r}")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(dict.fromkeys(origin.strip().lower() for origin in text.split(",")))
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
+            raise ValueError(f"must be origins with commas between them, such as https://desk.example, not {origin!r}")
+    return origins
+
+
+def _key(text: str) -> str:
+    if not (text.startswith("otk_") and text.isascii() and text.isprintable()):
+        # Not repeated here: it may be a secret all the same.
+        raise ValueError("must be a key as ordertape keys create prints it, otk_…")
+    return text
 
 
 def _profile(text: str) -> str:

@@ -16,6 +16,9 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from app.api.access.doors import AccessPolicy, Doors
+from app.api.access.entry import entry_of
+from app.api.access.gate import Envelope, Gate, TicketRoutes
 from app.api.health import HealthRoutes
 from app.api.market.quotes import QuoteRoutes
 from app.api.market.tokens import TokenRoutes
@@ -64,6 +67,7 @@ class Services(Struct, frozen=True, kw_only=True):
     sockets: SocketLimits = SocketLimits()
     quoting: Quoting | None = None
     """None: no quotes are given."""
+    access: AccessPolicy = AccessPolicy()
     ring_frames_max: int = RING_FRAMES_MAX
     ring_characters_max: int = RING_CHARACTERS_MAX
 
@@ -74,6 +78,7 @@ def create_application(services: Services) -> Starlette:
     ``state.sessions`` are its :class:`Sessions`; ``state.failed`` is set when it can do its work no longer: end it.
     """
     failed = asyncio.Event()
+    doors = Doors(services.access, services.store, services.database)
     ring = Ring(frames_max=services.ring_frames_max, characters_max=services.ring_characters_max)
     tailer = Tailer(services.store, ring, services.clock)
     intake = Intake(services.streams, services.store, services.orders)
@@ -98,8 +103,10 @@ def create_application(services: Services) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await tailer.start()
+        await doors.start()
         async with asyncio.TaskGroup() as tasks:
-            working = [tasks.create_task(_follow(tailer, sessions, failed)), tasks.create_task(sessions.run())]
+            work = (_follow(tailer, sessions, failed), sessions.run(), doors.run())
+            working = [tasks.create_task(one) for one in work]
             yield
             for task in working:
                 task.cancel()
@@ -107,16 +114,17 @@ def create_application(services: Services) -> Starlette:
         await freshness.close()
 
     async def socket(one: WebSocket) -> None:
-        await serve_socket(one, sessions)
+        await serve_socket(one, sessions, entry_of(one))
 
     application = Starlette(
         routes=[
             *(WebSocketRoute(path, socket) for path in PATHS),
             *_routes(services, intake, freshness),
             *StreamRoutes(sessions).routes(),
+            *TicketRoutes(doors).routes(),
             *health.routes(),
         ],
-        middleware=[Middleware(Edge)],
+        middleware=[Middleware(Envelope, doors), Middleware(Edge), Middleware(Gate, doors)],
         exception_handlers={ProblemError: answer_problem, HTTPException: answer_routing_error},
         lifespan=lifespan,
     )

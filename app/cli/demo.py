@@ -71,7 +71,9 @@ def demo() -> None:
         redis_url=None,
         database_url=None,
         chain_redis_url=None,
+        host="127.0.0.1",
         port=free_port(),
+        auth="open",
         log_level="warning",
     )
     set_up_logging(settings.log_level)

@@ -4,12 +4,13 @@ import sys
 
 import typer
 
+from app.api.access.start import AccessError
 from app.audit.doctor.errors import UnfitError
-from app.cli import audit, demo, doctor, parked, restore, roles, status, up
+from app.cli import audit, demo, doctor, keys, parked, roles, status, up
 from app.cli.audit import printable
 from app.cli.orders import commands, launch
 from app.cli.projections import commands as projections
-from app.cli.projections import rebuild
+from app.cli.projections import rebuild, restore
 from app.client import ClientError
 from app.dex.errors import DexError
 from app.embedded import EmbeddedError
@@ -18,6 +19,16 @@ from eventstore.errors import EventStoreError
 from projections.errors import ProjectionError
 
 EXIT_CANNOT = 2
+EXPECTED = (
+    AccessError,
+    ClientError,
+    DexError,
+    EmbeddedError,
+    EventStoreError,
+    ProjectionError,
+    UnfitError,
+    up.StartError,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-for group in (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore):
+for group in (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore, keys):
     group.add_to(app)
 
 
@@ -34,7 +45,7 @@ def main() -> None:
     """Run one command. Exit status 2 means that it could not be carried out; the reason is on standard error."""
     try:
         app()
-    except (ClientError, DexError, EmbeddedError, EventStoreError, ProjectionError, UnfitError, up.StartError) as error:
+    except EXPECTED as error:
         _refuse(str(error))
     except SettingsError as error:
         _refuse("the settings are refused:\n  " + "\n  ".join(error.problems))

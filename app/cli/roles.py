@@ -11,6 +11,7 @@ import msgspec
 import typer
 import uvloop
 
+from app.api.access.start import require_guarded
 from app.audit.doctor.checkup import require_fit
 from app.cli.connections import joined_servers, settings_here
 from app.embedded import Servers
@@ -54,6 +55,8 @@ def _run_configured(name: str) -> None:
     set_up_logging(settings.log_level)
 
     async def run(stopping: asyncio.Event) -> None:
+        if name == "serve":
+            require_guarded(settings.auth, settings.host)
         async with joined_servers(settings) as found:
             await require_fit(settings, found)
             await ROLES[name](settings, found, stopping)

@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from app.api.access.start import require_guarded, require_keys
 from app.audit.doctor.checkup import require_fit
 from app.cli.connections import announced, settings_here
 from app.cli.roles import Launch, run_until_signal
@@ -89,13 +90,16 @@ async def engine(settings: Settings, on_end: Callable[[], None] = lambda: None) 
     Raises:
         EmbeddedError, EventStoreError, ProjectionError: a server cannot be used.
         UnfitError: a server would break what the engine promises.
+        AccessError: everybody could use the API, or nobody.
         StartError: a part did not become ready.
     """
+    require_guarded(settings.auth, settings.host)
     async with servers(settings, on_end) as found, announced(settings, found):
         await require_fit(settings, found)
         database = open_database(found, "up")
         try:
             await upgrade_schema(database)
+            await require_keys(settings.auth, database)
         finally:
             await database.dispose()
         supervisors = {name: Supervisor(name, Launch(settings, found)) for name in ORDER}

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from app.api.access.doors import AccessPolicy
 from app.api.application import Services, create_application
 from app.api.orders.intake import Intake, OrderLimits
 from app.api.server import Server, address_of, listen
@@ -80,6 +81,7 @@ async def running(
     *,
     sockets: SocketLimits | None = None,
     orders: OrderLimits | None = None,
+    access: AccessPolicy | None = None,
     queue_max: int | None = None,
     ring_frames_max: int = 1000,
     clock: Clock | None = None,
@@ -97,6 +99,7 @@ async def running(
         version="0.0.test",
         orders=orders or OrderLimits(),
         sockets=sockets or SocketLimits(),
+        access=access or AccessPolicy(),
         ring_frames_max=ring_frames_max,
         quoting=quoting,
     )

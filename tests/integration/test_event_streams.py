@@ -320,7 +320,7 @@ async def unread(api: Api) -> sockets.socket:
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     raw.connect((host, int(port)))
     before = len(api.sessions)
-    raw.sendall(b"GET /api/stream?from=start HTTP/1.1\r\nHost: x\r\n\r\n")
+    raw.sendall(b"GET /api/stream?from=start HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     await subscribers(api, before + 1)
     return raw
 

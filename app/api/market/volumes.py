@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.access.entry import principal_of
 from app.api.orders.freshness import FRESHNESS_PARAMETERS, AsOf, Freshness, read_wanted
 from app.api.problems import ProblemError, unavailable
 from app.api.requests import invalid_parameter, read_client, read_limit, read_pair, read_query
@@ -59,12 +60,16 @@ class VolumeRoutes:
         return [Route(VOLUMES_PATH, self.newest, methods=["GET"])]
 
     async def newest(self, request: Request) -> Response:
-        """Return volumes by day, pair and venue, newest day first: of all clients, or of one."""
+        """Return volumes by day, pair and venue, newest day first: of all clients together, or of one."""
+        principal = principal_of(request)
         query = read_query(request, ("limit", "from", "to", "pair", "clientId", *FRESHNESS_PARAMETERS))
         limit, client = read_limit(query, LIST_LIMIT, LIST_LIMIT_MAX), read_client(query)
+        if client is not None:
+            principal.require_client(client)
         partition = None if client is None else partition_of(client, self._partitions)
+        known = principal.partition if partition is None else partition
         first, last, pair = _day(query, "from"), _day(query, "to"), read_pair(query)
-        await self._freshness.projected(read_wanted(query, self._partitions, partition))
+        await self._freshness.projected(read_wanted(query, self._partitions, known))
         try:
             as_of = await self._freshness.as_of(partition, VOLUMES.name)
             found = await list_volumes(self._database, limit=limit, first=first, last=last, pair=pair, client_id=client)
@@ -72,6 +77,7 @@ class VolumeRoutes:
             raise unavailable("ask again") from error
         if len(as_of.positions) < (self._partitions if partition is None else 1):
             raise ProblemError("unavailable", "the volumes are being built: ask again")
+        as_of = as_of.only(known)
         answer = Listed([_view(volume) for volume in found], as_of)
         return Response(msgspec.json.encode(answer), 200, as_of.headers(), "application/json")
 

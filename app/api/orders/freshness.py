@@ -41,6 +41,13 @@ class AsOf(Struct, frozen=True, rename="camel"):
     lag_ms: int | None
     """Everything older than that is in it; None: not known."""
 
+    def only(self, partition: int | None) -> "AsOf":
+        """Return the same of one partition; of all of them for None."""
+        if partition is None:
+            return self
+        name = f"{partition:02d}"
+        return AsOf({name: self.positions[name]} if name in self.positions else {}, self.lag_ms)
+
     def headers(self) -> dict[str, str]:
         """Return the same as headers; the first one's value is good as a ``minPosition``."""
         headers = {POSITION_HEADER: ",".join(f"{number}:{position}" for number, position in self.positions.items())}

@@ -5,11 +5,13 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.access.entry import principal_of, require_order
 from app.api.conditions import is_known, read_versions, tag_of
 from app.api.orders.aliases import (
     EXECUTE_PATH,
@@ -99,7 +101,8 @@ class OrderRoutes:
     async def place(self, request: Request) -> Response:
         """Accept an order: 202, or 200 with the first order's id when its idempotency key was used before."""
         header_key = read_header_key([value for name in KEY_HEADERS for value in request.headers.getlist(name)])
-        order = read_order(parse_object(await read_body(request)), header_key, now_us=self._clock.now_us())
+        members = principal_of(request).claimed(parse_object(await read_body(request)))
+        order = read_order(members, header_key, now_us=self._clock.now_us())
         placed = await self._intake.place(self._intake.new_order_id(order), order)
         accepted = Accepted(
             order_id=placed.order_id,
@@ -125,6 +128,7 @@ class OrderRoutes:
             form = Form(parse_object(body))
             form.refuse_unknown(())
             form.finish("invalid_message")
+        await principal_of(request).require_cancelling(order_id)
         cancel = await self._intake.cancel(order_id, read_versions(request))
         answer = Cancelling(
             order_id=order_id,
@@ -138,7 +142,8 @@ class OrderRoutes:
     async def newest(self, request: Request) -> Response:
         """Return orders as the read model has them, newest first; ``next`` leads to the following page."""
         query = read_list_query(request)
-        limit, wanted = read_limit(query, LIST_LIMIT, LIST_LIMIT_MAX), read_filter(query)
+        limit, asked = read_limit(query, LIST_LIMIT, LIST_LIMIT_MAX), read_filter(query)
+        wanted = replace(asked, client_id=principal_of(request).narrowed(asked.client_id))
         after, offset = read_page(query, wanted)
         partition = None if wanted.client_id is None else partition_of(wanted.client_id, self._store.partitions)
         await self._freshness.projected(read_wanted(query, self._store.partitions, partition))
@@ -158,6 +163,7 @@ class OrderRoutes:
     async def show(self, request: Request) -> Response:
         """Return one order as it is now, or as it was; 304 where the client has that."""
         order_id = parse_order_id(request.path_params["order_id"])
+        await require_order(request, order_id)
         query = read_query(request, ORDER_PARAMETERS)
         found = await self._found(order_id, query)
         headers = {} if found.as_of is None else found.as_of.headers()
@@ -181,6 +187,7 @@ class OrderRoutes:
     async def events(self, request: Request) -> Response:
         """Return an order's events after ``after``; ``last`` is the ``after`` of the following page."""
         order_id = parse_order_id(request.path_params["order_id"])
+        await require_order(request, order_id)
         query = read_query(request, EVENTS_PARAMETERS)
         after, limit = parse_after(query.get("after", "0"), order_id), read_limit(query, PAGE, PAGE)
         try:

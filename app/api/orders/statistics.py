@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from app.api.access.entry import principal_of
 from app.api.orders.answers import OrderStats, PartitionDepth, QueueStats
 from app.api.orders.freshness import AsOf, Freshness
 from app.api.problems import unavailable
 from app.api.requests import read_query
+from app.api.streaming.scopes import AllScope
 from app.execution.coalesce import Shared
 from app.orders.lifecycle import Phase, Status, phase
 from eventstore.errors import StoreUnavailableError
@@ -42,7 +44,8 @@ class StatisticsRoutes:
         return [Route(STATS_PATH, self.orders, methods=["GET"]), Route(QUEUE_PATH, self.queue, methods=["GET"])]
 
     async def orders(self, request: Request) -> Response:
-        """Count the orders of the read model."""
+        """Count the orders of the read model, for those who may read them all."""
+        await principal_of(request).require_scope(AllScope())
         read_query(request, ())
         try:
             stats = await self._counts.get()
@@ -51,7 +54,8 @@ class StatisticsRoutes:
         return Response(msgspec.json.encode(stats), 200, stats.as_of.headers(), "application/json")
 
     async def queue(self, request: Request) -> Response:
-        """Count the unfinished work of the event store."""
+        """Count the unfinished work of the event store, for the same."""
+        await principal_of(request).require_scope(AllScope())
         read_query(request, ())
         try:
             stats = await self._depths.get()

@@ -89,6 +89,8 @@ def response_of(problem: ProblemError, path: str) -> Response:
     wait_ms = problem.facts.get("retryAfterMs", RETRY_AFTER_MS if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
     if isinstance(wait_ms, int):
         headers["Retry-After"] = str(-(-wait_ms // 1_000))
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="ordertape"'
     if status == HTTPStatus.UPGRADE_REQUIRED:
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     content = msgspec.json.encode({**msgspec.to_builtins(body), **problem.facts})

@@ -55,6 +55,10 @@ class Closing(Struct, frozen=True):
 
 
 # 44xx: do not come back unchanged. 45xx: reconnect and resume.
+UNAUTHENTICATED: Final = Closing(4401, "say who you are: hello with the token of an active key, first and in time")
+FOREIGN_KEY: Final = Closing(4403, "this connection belongs to another key")
+TOO_MANY_OF_ONE: Final = Closing(4429, "too many connections of one key or address")
+TOO_OFTEN: Final = Closing(4429, "too many attempts of this address without an active key")
 TOO_MANY_SOCKETS: Final = Closing(4429, "too many connections to this process")
 DRAINING: Final = Closing(4503, "the server is stopping: reconnect and resume", RETRY_AFTER_MS)
 SLOW: Final = Closing(4508, "too slow: reconnect and resume", RETRY_AFTER_MS)
@@ -110,3 +114,16 @@ def cancel_problem(error: EventStoreError, order_id: str) -> ProblemError:
 def unavailable(consequence: str) -> ProblemError:
     """Return the problem of a server that does not answer; ``consequence`` says what that means for the client."""
     return ProblemError("unavailable", f"a server behind this one does not answer: {consequence}")
+
+
+def closing_of(problem: ProblemError) -> Closing:
+    """Return why a socket is closed whose opener is refused with ``problem``."""
+    match problem.code:
+        case "unavailable":
+            return Closing(4503, "who you are cannot be checked now: reconnect", RETRY_AFTER_MS)
+        case "too_many_connections":
+            return TOO_MANY_OF_ONE
+        case "rate_limited":
+            return TOO_OFTEN
+        case _:
+            return UNAUTHENTICATED

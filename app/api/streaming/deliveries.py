@@ -5,6 +5,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from app.api.access.entry import Entry
 from app.api.problems import LOG_REWOUND, SLOW, Closing, ProblemError, message_of
 from app.api.streaming.messages import MessageId
 from app.api.streaming.ring import LogNotChainedError, NotChainedError
@@ -73,10 +74,11 @@ def message(kind: str, reply_to: MessageId, facts: dict[str, Any]) -> str:
 class Deliveries:
     """The subscriptions of one socket."""
 
-    def __init__(self, sessions: Sessions, outlet: Outlet, wake: asyncio.Event) -> None:
+    def __init__(self, sessions: Sessions, outlet: Outlet, wake: asyncio.Event, entry: Entry) -> None:
         self._sessions = sessions
         self._outlet = outlet
         self._wake = wake
+        self._entry = entry
         self._feeds: dict[str, Feed] = {}
         self._by_topic: dict[str, dict[str, Feed]] = {}
         self._due: dict[str, None] = {}
@@ -191,6 +193,8 @@ class Deliveries:
             return
         try:
             read_at = asyncio.get_running_loop().time()
+            if feed.start is not None:
+                await self._entry.principal.require_scope(feed.scope)
             following = await self._sessions.source.following(feed)
             if following.started is not None and self._is_current(feed):
                 await self._confirm(feed, following.started)

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from app.api.access.entry import entry_of
 from app.api.problems import LOG_REWOUND, Closing, FieldError, ProblemError, goaway_of, unavailable
 from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable
 from app.api.resume import parse_order_id
@@ -153,7 +154,7 @@ class EventStream(Response):
     A client that takes no data is left without its end: the server breaks such a connection.
     """
 
-    def __init__(self, reader: Reader, started: Started, held: ExitStack) -> None:
+    def __init__(self, reader: Reader, started: Started, held: ExitStack, head: str) -> None:
         self._reader = reader
         self._held = held
         self._limits = reader.sessions.limits
@@ -164,7 +165,7 @@ class EventStream(Response):
         # What follows has no known length.
         del self.headers["content-length"]
         scope = reader.subscription.scope
-        facts: dict[str, Any] = {**facts_of(scope), "after": started.after, "head": reader.sessions.source.head()}
+        facts: dict[str, Any] = {**facts_of(scope), "after": started.after, "head": head}
         if started.snapshot is not None:
             facts["snapshot"] = started.snapshot
         self._text = f"retry: {RECONNECT_MS}\nid: {place}\n{_event('subscribed', facts)}"
@@ -288,12 +289,18 @@ class StreamRoutes:
         return await self._answer(request, AllScope())
 
     async def _answer(self, request: Request, scope: Scope) -> Response:
+        entry = entry_of(request)
+        try:
+            await entry.principal.require_scope(scope)
+        except StoreUnavailableError as error:
+            raise unavailable("ask again") from error
         wanted, wait_seconds, limit = _read_query(request, scope)
         objection = self._sessions.objection
         if objection is not None:
             raise unavailable(objection.reason)
         reader = Reader(self._sessions, wanted)
         with ExitStack() as held:
+            held.enter_context(entry.held_open(reader))
             held.enter_context(self._sessions.joined(reader))
             held.enter_context(reader.watching())
             started = await reader.begin()
@@ -301,7 +308,8 @@ class StreamRoutes:
                 return await _long_poll(reader, wait_seconds, limit)
             if started.ended or (wanted.until_caught_up and not await self._follows(reader, request)):
                 return Response(status_code=204)
-            return EventStream(reader, started, held.pop_all())
+            head = self._sessions.source.head(entry.principal.partition)
+            return EventStream(reader, started, held.pop_all(), head)
 
     async def _follows(self, reader: Reader, request: Request) -> bool:
         """Whether a client that comes back for what it lacks lacks anything."""

@@ -1,6 +1,6 @@
 """What clients say on a WebSocket, from JSON members to values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal, get_args
 
@@ -46,6 +46,8 @@ class Hello(Struct, frozen=True):
     """Answer with what this server is, and send heartbeats from now on."""
 
     version: int
+    token: str | None = None
+    """The key of whoever says it."""
 
 
 class Submit(Struct, frozen=True):
@@ -86,18 +88,27 @@ class Ping(Struct, frozen=True):
     t: int | None = None
 
 
+TOKEN_CHARACTERS_MAX: Final = 256
+Claim = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Returns an order's members with the client that it is placed for; see :meth:`Principal.claimed`."""
+
 Message = Hello | Submit | Subscribe | Unsubscribe | Ack | Cancel | Ping
 MessageId = str | int | None
 
 
-def read_members(text: str) -> dict[str, Any]:
+def read_members(text: str | None) -> dict[str, Any]:
     """Return the members of a message, taken out of what clients of engines like this one wrap them in.
 
     Such are a bare order id, ``{"action":"execute","order":{…}}`` and ``{"type":"subscribe","payload":{…}}``.
 
+    Args:
+        text: None stands for a frame that is not text.
+
     Raises:
-        ProblemError: see :func:`parse_object`.
+        ProblemError: ``binary_frame``; see :func:`parse_object`.
     """
+    if text is None:
+        raise ProblemError("binary_frame", "send JSON in text frames")
     bare = text.strip()
     with suppress(BadIdError):
         partition_in(bare)
@@ -130,11 +141,12 @@ def message_id(members: Mapping[str, Any]) -> MessageId:
     raise _invalid_message("id", message)
 
 
-def read_message(members: Mapping[str, Any], *, now_us: int) -> Message:
+def read_message(members: Mapping[str, Any], *, now_us: int, claim: Claim = dict) -> Message:
     """Return what a WebSocket message asks for; its ``id`` is read by :func:`message_id`.
 
     Args:
         now_us: the server's time, for orders.
+        claim: names the client of an order.
 
     Raises:
         ProblemError: naming each field that is wrong.
@@ -153,7 +165,7 @@ def read_message(members: Mapping[str, Any], *, now_us: int) -> Message:
             follow = Form({"follow": members["follow"]} if "follow" in members else {})
             name = follow.text(("follow",), NAME_CHARACTERS_MAX)
             follow.finish("invalid_order")
-            return Submit(read_order(order, now_us=now_us), name)
+            return Submit(read_order(claim(order), now_us=now_us), name)
         case _:
             known = (
                 '"hello", "subscribe", "unsubscribe", "ack", "cancel", "ping", or, in an order, "market", "limit" or '
@@ -250,15 +262,31 @@ def _read_about_socket(form: Form, kind: Literal["ack", "hello", "ping"]) -> Ack
         client = form.take(("client",))
         if client is not None and not isinstance(client, dict):
             form.refuse("client", 'must be an object such as {"name":"bot","version":"1.0"}')
-        form.refuse_unknown(("type", "v", "client", "id"))
+        token = _token(form)
+        form.refuse_unknown(("type", "v", "client", "token", "auth", "id"))
         form.finish("invalid_message")
-        return Hello(VERSION if version is None else version)
+        return Hello(VERSION if version is None else version, token)
     name = form.text(("sub",), NAME_CHARACTERS_MAX, needed=True)
     cursor = form.text(("cursor",), CURSOR_CHARACTERS_MAX, needed=True)
     form.refuse_unknown(("type", "sub", "cursor", "id"))
     form.finish("invalid_message")
     assert name is not None and cursor is not None
     return Ack(name, cursor)
+
+
+def _token(form: Form) -> str | None:
+    """Take the key, given as ``token``, or as ``token`` in ``auth``."""
+    auth = form.take(("auth",))
+    token = form.text(("token",), TOKEN_CHARACTERS_MAX)
+    if auth is None:
+        return token
+    if not isinstance(auth, dict) or not isinstance(auth.get("token"), str) or isinstance(auth["token"], Number):
+        form.refuse("auth", 'must be an object such as {"token":"otk_…"}')
+    elif token is not None:
+        form.refuse("auth", "must not be given beside token: both mean the same")
+    else:
+        return str(auth["token"])
+    return None
 
 
 def _invalid_message(name: str, message: str) -> ProblemError:

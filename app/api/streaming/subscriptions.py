@@ -180,9 +180,10 @@ class Source:
         places = subscription.place.cursors.items()
         return sum(max(0, heads[number].position - cursor.position) for number, cursor in places if number in heads)
 
-    def head(self) -> str:
-        """Return the cursor of everything that this process has read."""
-        return format_cursors(AllScope(), self._ring.heads)
+    def head(self, partition: int | None = None) -> str:
+        """Return the cursor of everything that this process has read, of one partition or of all."""
+        heads = self._ring.heads.items()
+        return format_cursors(AllScope(), {number: cursor for number, cursor in heads if partition in (None, number)})
 
     def head_of(self, scope: LogScope) -> str:
         """Return the cursor of what this process has read of a scope's logs."""

@@ -8,12 +8,17 @@ from typing import Any, Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.api.access.entry import Entry, unguarded
+from app.api.access.introduction import confirmed, introduced
+from app.api.access.limits import HELLO_SECONDS
 from app.api.orders.request import OrderRequest
 from app.api.problems import (
     SLOW,
     TOO_MANY_MESSAGES,
+    UNAUTHENTICATED,
     Closing,
     ProblemError,
+    closing_of,
     goaway_of,
     message_of,
 )
@@ -68,31 +73,40 @@ class _SocketGoneError(Exception):
     """The socket cannot be written to any more."""
 
 
-async def serve_socket(socket: WebSocket, sessions: Sessions) -> None:
-    """Serve one socket until either side ends it."""
+async def serve_socket(socket: WebSocket, sessions: Sessions, entry: Entry | None = None) -> None:
+    """Serve one socket until either side ends it.
+
+    Args:
+        entry: who opened it; None: somebody who may do everything.
+    """
+    entry = entry or unguarded()
     try:
         await socket.accept()
     except OSError:
         # The client left during the handshake.
         return
-    session = Session(socket, sessions)
-    refusal = sessions.objection
+    session = Session(socket, sessions, entry)
+    refusal = sessions.objection or entry.closing
     if refusal is not None:
         await session.close(refusal)
         return
-    with sessions.joined(session):
-        await session.run()
+    try:
+        with entry.held_open(session), sessions.joined(session):
+            await session.run()
+    except ProblemError as problem:
+        await session.close(closing_of(problem))
 
 
 class Session:
     """One socket."""
 
-    def __init__(self, socket: WebSocket, sessions: Sessions) -> None:
+    def __init__(self, socket: WebSocket, sessions: Sessions, entry: Entry) -> None:
         self._socket = socket
         self._all = sessions
+        self._entry = entry
         self._replies: deque[str] = deque()
         self._wake = asyncio.Event()
-        self._deliveries = Deliveries(sessions, self, self._wake)
+        self._deliveries = Deliveries(sessions, self, self._wake, entry)
         self._requests: set[asyncio.Task[None]] = set()
         self._greeted = False
         self._sent_at = 0.0
@@ -100,7 +114,11 @@ class Session:
 
     async def run(self) -> None:
         """Serve an accepted socket."""
-        self._take_query()
+        deadline = None
+        if self._entry.known is not None:
+            self._take_query()
+        else:
+            deadline = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._miss_hello)
         try:
             async with asyncio.TaskGroup() as tasks:
                 loops = [tasks.create_task(self._read(tasks)), tasks.create_task(self._write())]
@@ -111,6 +129,8 @@ class Session:
                 await self.close(closing)
         finally:
             self._deliveries.forget_all()
+            if deadline is not None:
+                deadline.cancel()
 
     def end(self, closing: Closing | None) -> None:
         """See :meth:`Subscriber.end`."""
@@ -124,7 +144,7 @@ class Session:
             return
         self._deliveries.tick(now)
         if self._greeted and now - self._sent_at >= self._all.limits.heartbeat_seconds:
-            facts = {"t": self._all.clock.now_us() // 1_000, "head": self._all.source.head()}
+            facts = {"t": self._all.clock.now_us() // 1_000, "head": self._head()}
             self.reply(message("heartbeat", None, facts))
 
     async def close(self, closing: Closing) -> None:
@@ -145,26 +165,54 @@ class Session:
             if received["type"] == "websocket.disconnect":
                 self.end(None)
                 return
-            self._take(received.get("text"), tasks)
+            if self._entry.known is None:
+                await self._introduce(received.get("text"))
+            else:
+                self._take(received.get("text"), tasks)
             if self._replies:
                 # Messages that came together are read without a pause: this is the writer's turn to answer.
                 await asyncio.sleep(0)
 
+    async def _introduce(self, text: str | None) -> None:
+        hello = await introduced(self._entry, text)
+        if isinstance(hello, Closing):
+            self.end(hello)
+            return
+        self._greet(hello[0].version, hello[1])
+        self._take_query()
+
+    def _miss_hello(self) -> None:
+        if self._entry.known is None:
+            self.end(UNAUTHENTICATED)
+
     def _take(self, text: str | None, tasks: asyncio.TaskGroup) -> None:
         reply_to: MessageId = None
+        members: dict[str, Any] = {}
+        problem: ProblemError | None = None
         try:
-            if text is None:
-                raise ProblemError("binary_frame", "send JSON in text frames")
             members = read_members(text)
             reply_to = message_id(members)
-            self._obey(read_message(members, now_us=self._all.clock.now_us()), reply_to, tasks)
-        except ProblemError as problem:
-            self.reply(message_of(problem, reply_to))
+        except ProblemError as found:
+            problem = found
+        try:
+            closing = self._entry.take_message(ack=members.get("type") == "ack")
+            if closing is not None:
+                self.end(closing)
+                return
+            if problem is not None:
+                raise problem
+            claim = self._entry.principal.claimed
+            said = read_message(members, now_us=self._all.clock.now_us(), claim=claim)
+            self._obey(said, reply_to, tasks)
+        except ProblemError as found:
+            self.reply(message_of(found, reply_to))
 
     def _obey(self, said: Message, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
         match said:
-            case Hello(version):
+            case Hello(version, None):
                 self._greet(version, reply_to)
+            case Hello(version, str(token)):
+                self._start(self._greet_again(version, token, reply_to), tasks)
             case Submit(request, follow):
                 self._submit(request, follow, reply_to, tasks)
             case Subscribe(wanted):
@@ -190,15 +238,28 @@ class Session:
             self._greeted = True
             self.reply(message("welcome", reply_to, self._welcome()))
 
+    async def _greet_again(self, version: int, token: str, reply_to: MessageId) -> None:
+        closing = await confirmed(self._entry, token)
+        if closing is not None:
+            self.end(closing)
+        else:
+            self._greet(version, reply_to)
+
+    def _head(self) -> str:
+        known = self._entry.known
+        return self._all.source.head(None if known is None else known.partition)
+
     def _welcome(self) -> dict[str, Any]:
         limits = self._all.limits
-        heads = self._all.ring.heads
+        partition = self._entry.principal.partition
+        heads = {number: head for number, head in self._all.ring.heads.items() if partition in (None, number)}
         return {
+            **self._entry.principal.members(),
             "v": VERSION,
             "connection": f"c_{secrets.token_hex(6)}",
             "log": {
                 "epochs": {str(number): cursor.epoch for number, cursor in heads.items() if cursor.position},
-                "head": self._all.source.head(),
+                "head": self._head(),
             },
             "heartbeatMs": int(limits.heartbeat_seconds * 1_000),
             "limits": {
@@ -266,6 +327,7 @@ class Session:
 
     async def _cancel(self, order_id: str, reply_to: MessageId) -> None:
         try:
+            await self._entry.principal.require_cancelling(order_id)
             cancel = await self._all.intake.cancel(order_id)
         except ProblemError as problem:
             self.reply(message_of(problem, reply_to, {"orderId": order_id}))
