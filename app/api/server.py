@@ -1,23 +1,30 @@
-"""The HTTP server: limits, and a stop that tells every client before it closes."""
+"""The HTTP server: bounds of heads and connections, and a stop that tells every client before it closes."""
 
 import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, cast
+from http import HTTPStatus
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app.api.problems import ProblemError, response_of
 from app.api.requests import BODY_BYTES_MAX
 from app.api.streaming.sessions import Sessions
 
 PING_SECONDS: Final = 20
 SHUTDOWN_SECONDS: Final = 10
 BACKLOG: Final = 2048
+HEAD_BYTES_MAX: Final = 32 * 1024
+HEADERS_MAX: Final = 100
+HEAD_SECONDS: Final = 10.0
+_LINE_BYTES: Final = 4
+"""Of a header's colon, space and line end."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,7 +55,99 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
 
 
-class HttpProtocol(HttpToolsProtocol):
+class _HeadTooLargeError(Exception):
+    """Ends the parsing of a request."""
+
+
+class BoundedHeads(HttpToolsProtocol):
+    """uvicorn's protocol with bounds, which httptools does not have: it would collect a head without end."""
+
+    _head_bytes = 0
+    """Of the head that is being read, as far as it was parsed."""
+    _unfinished_bytes = 0
+    """Received since its beginning, parsed or not."""
+    _is_open = True
+    """A head has begun, or is waited for on a new connection, and is not complete."""
+    _is_too_large = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse it; a head that is not complete by then must not be too large already."""
+        super().data_received(data)
+        if not self._is_open or self.transport.is_closing():
+            return
+        self._unfinished_bytes += len(data)
+        if self._unfinished_bytes > HEAD_BYTES_MAX:
+            self._is_too_large = True
+            self.send_400_response("")
+        elif self._deadline is None:
+            self._await_head()
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        super().on_message_begin()
+        self._is_open, self._head_bytes, self._unfinished_bytes = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count it."""
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count it."""
+        self._grow(len(name) + len(value) + _LINE_BYTES)
+        if len(self.headers) >= HEADERS_MAX:
+            self._refuse()
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Let the request begin."""
+        self._head_complete()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or is too large to be, and close."""
+        self._head_complete()
+        if not self._is_too_large:
+            super().send_400_response(msg)
+            return
+        detail = f"a request has at most {HEADERS_MAX} headers, and {HEAD_BYTES_MAX} bytes before its body"
+        answer = response_of(ProblemError("headers_too_large", detail), "")
+        head = [STATUS_LINE[HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE], b"connection: close\r\n"]
+        head += [b"%s: %s\r\n" % header for header in answer.raw_headers]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(answer.body)]))
+        self.transport.close()
+
+    def _grow(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._is_too_large = True
+        raise _HeadTooLargeError
+
+    def _await_head(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _head_complete(self) -> None:
+        self._is_open = False
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class HttpProtocol(BoundedHeads):
     """uvicorn's, except that an answer which is left unfinished, as its client takes no data, ends its connection."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
