@@ -10,13 +10,17 @@ from urllib.parse import quote
 
 import httpx
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
 
 TERMINAL: Final = frozenset({"confirmed", "cancelled", "expired", "rejected", "failed"})
 """Statuses of orders that have ended."""
 RECONNECT_SECONDS: Final = 0.25
 RECONNECT_SECONDS_MAX: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
+_NOT_ALLOWED: Final = (401, 403)
+_KEY_REFUSED: Final = (4401, 4403)
+"""A handshake, or a connection, that another try would not mend."""
 SILENCE_SECONDS: Final = 35.0
 """Two heartbeats and a little: longer than that, a connection is dead."""
 
@@ -73,12 +77,14 @@ class Client:
     Args:
         url: the server's ``http://`` or ``https://`` address.
         tries: how many times in a row a lost connection is replaced without any event in between.
+        key: what the server asks for, if it asks for keys.
     """
 
-    def __init__(self, url: str, *, tries: int = 10) -> None:
+    def __init__(self, url: str, *, tries: int = 10, key: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._tries = tries
-        self._http = httpx.AsyncClient(base_url=self._url, timeout=30)
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=30, headers=self._headers)
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,7 +186,13 @@ class Client:
                         wait_seconds = frame.get("reconnectAfterMs", 0) / 1_000
                         yield frame
                 lost = "the server closed the connection"
+            except InvalidStatus as error:
+                if error.response.status_code in _NOT_ALLOWED:
+                    raise OrderRefusedError(_problem_in(error.response)) from error
+                lost = str(error)
             except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError) as error:
+                if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code in _KEY_REFUSED:
+                    raise OrderRefusedError({"code": "unauthenticated", "detail": error.rcvd.reason}) from error
                 lost = str(error)
             failures += 1
             # Full jitter: clients that lost one server together do not come back together.
@@ -190,7 +202,8 @@ class Client:
 
     async def _connection(self, subscribe: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         named = "sub" in subscribe
-        async with connect(self.socket_url, open_timeout=CONNECT_SECONDS, compression=None) as socket:
+        options: Any = {"open_timeout": CONNECT_SECONDS, "compression": None, "additional_headers": self._headers}
+        async with connect(self.socket_url, **options) as socket:
             if named:
                 # Whoever says hello hears heartbeats, so that silence means a lost connection.
                 await socket.send(json.dumps({"type": "hello"}))
@@ -221,3 +234,11 @@ class Client:
         if response.status_code >= 400:
             raise OrderEndedError(answer) if answer.get("code") == "order_ended" else OrderRefusedError(answer)
         return answer
+
+
+def _problem_in(response: Response) -> dict[str, Any]:
+    try:
+        problem = json.loads(response.body or b"")
+    except ValueError:
+        problem = None
+    return problem if isinstance(problem, dict) else {"detail": f"the server answers {response.status_code}"}

@@ -68,8 +68,14 @@ class Guarded(Struct):
             yield socket
 
 
-def guarded_by(*, origins: frozenset[str] = frozenset(), **limits: int) -> AccessPolicy:
-    return AccessPolicy(mode="keys", allowed_origins=origins, limits=AccessLimits(**limits))
+def guarded_by(*, origins: frozenset[str] = frozenset(), stale_seconds_max: float = 900, **limits: int) -> AccessPolicy:
+    return AccessPolicy(
+        mode="keys",
+        allowed_origins=origins,
+        limits=AccessLimits(**limits),
+        refresh_seconds=0.1,
+        stale_seconds_max=stale_seconds_max,
+    )
 
 
 @asynccontextmanager

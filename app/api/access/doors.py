@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from app.api.access.connections import Connections
 from app.api.access.entry import Entry
-from app.api.access.keyring import Keyring
+from app.api.access.keyring import REFRESH_SECONDS, STALE_SECONDS_MAX, Keyring
 from app.api.access.keys import KEY_LIKE, TICKET, digest_of, new_ticket
 from app.api.access.limits import BURST_SECONDS, FAILURES_BURST, FAILURES_PER_SECOND, AccessLimits, Buckets
 from app.api.access.origins import require_allowed, require_local_name
@@ -42,6 +42,10 @@ class AccessPolicy(Struct, frozen=True, kw_only=True):
     allowed_origins: frozenset[str] = frozenset()
     """Of web pages elsewhere, in lower case, such as ``https://desk.example``."""
     limits: AccessLimits = AccessLimits()
+    refresh_seconds: float = REFRESH_SECONDS
+    """Between two looks at which keys are active."""
+    stale_seconds_max: float = STALE_SECONDS_MAX
+    """How long those that were so last are taken for it."""
 
 
 class Doors:
@@ -53,7 +57,13 @@ class Doors:
         self._database = database
         self._owners = Owners(store)
         self._connections = Connections(limits, self._is_active)
-        self.keyring: Final = Keyring(database, self._connections.end_keys) if policy.mode == "keys" else None
+        keyring = Keyring(
+            database,
+            self._connections.end_keys,
+            refresh_seconds=policy.refresh_seconds,
+            stale_seconds_max=policy.stale_seconds_max,
+        )
+        self.keyring: Final = keyring if policy.mode == "keys" else None
         """None where no keys are asked for."""
         self._failures = Buckets(FAILURES_PER_SECOND, FAILURES_BURST, _now)
         rate = limits.requests_per_second

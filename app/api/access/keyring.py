@@ -43,8 +43,8 @@ class Keyring:
         database: AsyncEngine,
         on_end: Callable[[frozenset[str], Closing], None],
         *,
-        refresh_seconds: float = REFRESH_SECONDS,
-        stale_seconds_max: float = STALE_SECONDS_MAX,
+        refresh_seconds: float,
+        stale_seconds_max: float,
     ) -> None:
         self._database = database
         self._on_end = on_end

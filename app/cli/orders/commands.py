@@ -63,7 +63,7 @@ def submit(  # noqa: PLR0913 - each parameter is an option of the command
     order = {name: value for name, value in fields.items() if value is not None}
 
     async def run() -> bool:
-        async with Client(url or address(settings_here())) as api:
+        async with _client(url) as api:
             accepted = await api.submit(order, idempotency_key=key)
             if detach:
                 sys.stdout.write((json.dumps(accepted) if as_json else accepted["orderId"]) + "\n")
@@ -84,7 +84,7 @@ def cancel(
     """Cancel an order. Exit 0: cancelled, or pending while a swap may be on its way, 1: too late, 2: refused."""
 
     async def run() -> bool:
-        async with Client(url or address(settings_here())) as api:
+        async with _client(url) as api:
             try:
                 answer = await api.cancel(order)
             except OrderEndedError as ended:
@@ -109,7 +109,7 @@ def watch(
     """Show an order's events, past and coming, until it ends; survives lost connections. Exit codes as `submit`."""
 
     async def run() -> bool:
-        async with Client(url or address(settings_here())) as api:
+        async with _client(url) as api:
             return await _show(api, order, after, as_json) == "confirmed"
 
     raise typer.Exit(0 if asyncio.run(run()) else EXIT_FAILED)
@@ -119,6 +119,12 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (submit, cancel, watch):
         app.command()(command)
+
+
+def _client(url: str | None) -> Client:
+    """Return a client of the API at ``url``, by default of the one in the settings, with their key."""
+    settings = settings_here()
+    return Client(url or address(settings), key=settings.key)
 
 
 async def _show(api: Client, order_id: str, after: str | None, as_json: bool) -> str:
