@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -47,6 +47,12 @@ def address_of(listener: socket.socket) -> str:
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, except that a client which takes no data cannot keep its connection after its session."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send; a handshake that was answered with a refusal is complete, and no mistake to be logged."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
     async def run_asgi(self) -> None:
         """Serve the connection; then close it, at once where closing would wait for the client."""
