@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-slow nemesis check format bench soak lock clean
+.PHONY: help demo run test test-slow nemesis check audit format bench soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(READY) ## Check format, lint, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+audit: $(READY) ## Ask for known vulnerabilities of the locked dependencies; AUDIT=--warn: go on where nobody answers
+	@$(BIN)/python -m tests.advisories $(AUDIT)
 
 format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
