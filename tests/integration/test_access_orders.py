@@ -8,7 +8,7 @@ from tests.builders import stream_id
 from tests.conftest import caught_up
 from tests.conftest import running as projecting
 from tests.integration.api import ORDER, problem
-from tests.integration.guarded import ANN, SAM, Guarded, on_guarded
+from tests.integration.guarded import ANN, SAM, Guarded, made_key, on_guarded
 
 NAMELESS = {name: value for name, value in ORDER.items() if name != "clientId"}
 
@@ -127,6 +127,30 @@ def test_an_auditor_reads_everything_and_changes_nothing(database_url: str) -> N
         problem(await on.auditor.http.delete(f"/api/orders/{stream_id()}"), 403, "forbidden")
         assert (await on.admin.http.delete(f"/api/orders/{order_id}")).json()["status"] == "cancelled"
         problem(await on.admin.http.delete(f"/api/orders/{stream_id()}"), 404, "not_found")
+
+    on_guarded(database_url, scenario)
+
+
+def test_an_auditor_of_a_client_changes_nothing_of_that_client_s_either(database_url: str) -> None:
+    async def scenario(on: Guarded) -> None:
+        _, key = await made_key(database_url, ANN, "auditor")
+        order_id = await on.ann.place()
+        shown = {"Authorization": f"Bearer {key}"}
+        problem(await on.api.http.delete(f"/api/orders/{order_id}", headers=shown), 403, "forbidden")
+        problem(await on.api.http.post("/api/orders", json=NAMELESS, headers=shown), 403, "forbidden")
+
+    on_guarded(database_url, scenario)
+
+
+def test_a_trader_who_may_read_all_cancels_its_own_orders_alone(database_url: str) -> None:
+    async def scenario(on: Guarded) -> None:
+        _, key = await made_key(database_url, ANN, "trader", "auditor")
+        shown = {"Authorization": f"Bearer {key}"}
+        mine, foreign = await on.ann.place(), await on.sam.place()
+        assert (await on.api.http.get(f"/api/orders/{foreign}", headers=shown)).status_code == 200
+        refused = await on.api.http.delete(f"/api/orders/{foreign}", headers=shown)
+        assert problem(refused, 403, "forbidden")["orderId"] == foreign
+        assert (await on.api.http.delete(f"/api/orders/{mine}", headers=shown)).status_code == 200
 
     on_guarded(database_url, scenario)
 

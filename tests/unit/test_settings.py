@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.dex.errors import UnknownProfileError
 from app.dex.profile import profile_named
+from app.main import access_policy
 from app.settings import DEFAULTS, NAMES, PROFILES, SettingsError, load_settings
 from eventstore.levels import FSYNC, WITNESSED, replicated
 
@@ -78,6 +80,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ({"ORDERTAPE_ORDERS_PER_MINUTE": "-1"}, "ORDERTAPE_ORDERS_PER_MINUTE must be a whole number from 0"),
         ({"ORDERTAPE_NAMESPACE": "a:b"}, "ORDERTAPE_NAMESPACE must be 1 to 32 ASCII letters and digits"),
         ({"ORDERTAPE_PARTITONS": "4"}, "ORDERTAPE_PARTITONS is not a setting of OrderTape; did you mean"),
+        ({"ORDERTAPE_AUTH": "none"}, "ORDERTAPE_AUTH must be open or keys, not 'none'"),
+        ({"ORDERTAPE_ALLOWED_ORIGINS": "*"}, "ORDERTAPE_ALLOWED_ORIGINS must be origins with commas between them"),
+        ({"ORDERTAPE_ALLOWED_ORIGINS": "https://a/b"}, "ORDERTAPE_ALLOWED_ORIGINS must be origins with commas"),
+        ({"ORDERTAPE_KEY": "secret"}, "ORDERTAPE_KEY must be a key as ordertape keys create prints it"),
+        ({"ORDERTAPE_REQUESTS_PER_SECOND": "-1"}, "ORDERTAPE_REQUESTS_PER_SECOND must be a whole number from 0"),
         ({"ORDERTAPE_TASK_MS": "9000"}, "ORDERTAPE_TASK_MS (9000) must be below ORDERTAPE_CLAIM_IDLE_MS (8000)"),
         ({"ORDERTAPE_QUOTE_TIMEOUT_MS": "5000"}, "ORDERTAPE_QUOTE_TIMEOUT_MS (5000) must be below ORDERTAPE_TASK_MS"),
     ],
@@ -118,6 +125,28 @@ def test_flow_control_is_set_by_names_of_its_own() -> None:
     )
     assert (settings.venue_concurrency, settings.venue_failures_max, settings.venue_open_ms) == (1, 2, 3)
     assert (settings.queue_max, settings.client_orders_per_minute, settings.orders_per_minute) == (4, 5, 6)
+
+
+def test_limits_of_keys_and_addresses_are_on_with_keys_and_off_without() -> None:
+    names = ("REQUESTS_PER_SECOND", "KEY_CONNECTIONS", "ADDRESS_CONNECTIONS", "SOCKET_MESSAGES_PER_SECOND")
+    chosen = {f"ORDERTAPE_{name}": str(number) for number, name in enumerate(names, 1)}
+    for given, limits in (
+        ({}, (0, 0, 0, 0)),
+        ({"ORDERTAPE_AUTH": "keys"}, (500, 500, 1_000, 50)),
+        (chosen, (1, 2, 3, 4)),
+    ):
+        assert msgspec.structs.astuple(access_policy(load_settings(given)).limits) == limits
+
+
+def test_origins_are_a_list_in_lower_case() -> None:
+    settings = load_settings({"ORDERTAPE_ALLOWED_ORIGINS": "https://Desk.example, http://localhost:8080"})
+    assert settings.allowed_origins == ("https://desk.example", "http://localhost:8080")
+
+
+def test_a_key_that_is_refused_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"ORDERTAPE_KEY": "my secret"})
+    assert "my secret" not in str(refused.value)
 
 
 def test_the_profiles_are_those_of_the_simulation() -> None:
