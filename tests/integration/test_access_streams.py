@@ -111,7 +111,7 @@ def test_streams_and_polls_of_others_are_refused(database_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         await on.sam.place()
         for path in (f"/api/clients/{SAM}/stream", "/api/clients/nobody/stream", "/api/stream"):
-            for query in ("", "?wait=0", "?snapshot=true"):
+            for query in ("?wait=0", "", "?snapshot=true"):
                 problem(await on.ann.http.get(path + query), 403, "forbidden")
         for holder in (on.auditor, on.admin):
             polled = await holder.http.get("/api/stream?wait=0&from=start")
