@@ -16,7 +16,7 @@ from tests.integration.api import (
 from tests.integration.guarded import ANN, Guarded, closed, guarded_by, on_guarded
 
 
-def test_messages_of_a_socket_are_limited_and_acknowledgements_hardly(database_url: str) -> None:
+def test_messages_of_a_socket_are_limited_and_acknowledgements_hardly(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         async with on.socket(on.ann) as socket:
             await say(socket, type="subscribe", sub="s", clientId=ANN)
@@ -31,10 +31,10 @@ def test_messages_of_a_socket_are_limited_and_acknowledgements_hardly(database_u
                 codes = {frame["code"] for frame in told[:-1] if frame["type"] == "error"}
                 assert codes == ({"rate_limited"} if refused else set())
 
-    on_guarded(database_url, scenario, guarded_by(messages_per_second=1))
+    on_guarded(keys_url, scenario, guarded_by(messages_per_second=1))
 
 
-def test_whoever_goes_on_after_being_limited_is_closed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_goes_on_after_being_limited_is_closed(keys_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry, "REFUSED_MESSAGES_MAX", 3)
 
     async def scenario(on: Guarded) -> None:
@@ -49,10 +49,10 @@ def test_whoever_goes_on_after_being_limited_is_closed(database_url: str, monkey
                 4429,
             ]
 
-    on_guarded(database_url, scenario, guarded_by(messages_per_second=1))
+    on_guarded(keys_url, scenario, guarded_by(messages_per_second=1))
 
 
-def test_connections_of_a_key_and_of_an_address_are_limited(database_url: str) -> None:
+def test_connections_of_a_key_and_of_an_address_are_limited(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         async with on.socket(on.ann), on.socket(on.ann):
             async with on.socket(on.ann) as third:
@@ -68,10 +68,10 @@ def test_connections_of_a_key_and_of_an_address_are_limited(database_url: str) -
         async with on.socket(on.ann) as again:
             await hear_nothing_more(again)
 
-    on_guarded(database_url, scenario, guarded_by(key_connections=2, address_connections=4))
+    on_guarded(keys_url, scenario, guarded_by(key_connections=2, address_connections=4))
 
 
-def test_sockets_that_do_not_say_who_they_are_are_few(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_that_do_not_say_who_they_are_are_few(keys_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.api.access.connections.UNKNOWN_SOCKETS_MAX", 1)
 
     async def scenario(on: Guarded) -> None:
@@ -83,11 +83,11 @@ def test_sockets_that_do_not_say_who_they_are_are_few(database_url: str, monkeyp
                 await say(third, type="hello", token=on.ann.key)
                 assert (await hear(third))["type"] == "welcome"
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
 def test_attempts_without_a_key_are_limited_and_keys_are_not_kept_out_by_them(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    keys_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.api.access.doors.FAILURES_BURST", 3)
 
@@ -102,10 +102,10 @@ def test_attempts_without_a_key_are_limited_and_keys_are_not_kept_out_by_them(
             assert await closed(socket) == 4429
         assert (await on.ann.http.get(f"/api/orders/{await on.ann.place()}")).status_code == 200
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_requests_of_one_key_are_limited(database_url: str) -> None:
+def test_requests_of_one_key_are_limited(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         path = f"/api/orders/{await on.ann.place()}"
         answers = await asyncio.gather(*(on.ann.http.get(path) for _ in range(8)))
@@ -116,7 +116,7 @@ def test_requests_of_one_key_are_limited(database_url: str) -> None:
             assert 0 < wait_ms <= 1_001 and answer.headers["retry-after"] == str(-(-wait_ms // 1_000))
         assert (await on.auditor.http.get(path)).status_code == 200
 
-    on_guarded(database_url, scenario, guarded_by(requests_per_second=1))
+    on_guarded(keys_url, scenario, guarded_by(requests_per_second=1))
 
 
 def test_the_bounds_are_those_of_the_documentation() -> None:

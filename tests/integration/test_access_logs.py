@@ -77,7 +77,7 @@ async def everywhere(on: Guarded, secret: str) -> None:
 
 
 def test_nothing_that_opens_anything_is_logged(
-    database_url: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    keys_url: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Refused attempts must not hide what others would log.
     monkeypatch.setattr("app.api.access.doors.FAILURES_BURST", 10_000)
@@ -105,7 +105,7 @@ def test_nothing_that_opens_anything_is_logged(
             while (await on.ann.http.get("/api/orders")).status_code != 401:
                 pass
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
     told = log.getvalue()
     events = {json.loads(line)["event"] for line in told.splitlines()}
     assert {"request_failed", "keys_ended"} <= events, events

@@ -17,7 +17,7 @@ def test_the_two_clients_share_a_partition() -> None:
     assert partition_of(ANN, 4) == partition_of(SAM, 4)
 
 
-def test_nobody_without_a_key_is_answered_anything_but_whether_the_server_lives(database_url: str) -> None:
+def test_nobody_without_a_key_is_answered_anything_but_whether_the_server_lives(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         order_id = await on.ann.place()
         nobody = on.api.http
@@ -42,10 +42,10 @@ def test_nobody_without_a_key_is_answered_anything_but_whether_the_server_lives(
             problem(response, 401, "unauthenticated")
             assert response.headers["www-authenticate"] == 'Bearer realm="ordertape"'
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_whatever_is_no_active_key_opens_nothing(database_url: str) -> None:
+def test_whatever_is_no_active_key_opens_nothing(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         key, other = on.admin.key, new_key(lambda count: bytes(count)).text
         changed = key[:-1] + ("0" if key[-1] != "0" else "1")
@@ -56,10 +56,10 @@ def test_whatever_is_no_active_key_opens_nothing(database_url: str) -> None:
         twice = httpx.Headers([("Authorization", f"Bearer {key}")] * 2)
         problem(await on.api.http.get("/api/orders", headers=twice), 401, "unauthenticated")
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_an_order_belongs_to_the_client_of_its_key(database_url: str) -> None:
+def test_an_order_belongs_to_the_client_of_its_key(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         for order_id in (await on.ann.place(), await on.ann.place(clientId=ANN), await on.ann.place(userId=ANN)):
             assert (await on.ann.http.get(f"/api/orders/{order_id}")).json()["clientId"] == ANN
@@ -71,20 +71,20 @@ def test_an_order_belongs_to_the_client_of_its_key(database_url: str) -> None:
         assert (await on.admin.http.get(f"/api/orders/{await on.admin.place(clientId=SAM)}")).json()["clientId"] == SAM
         assert "clientId" not in (await on.admin.http.get(f"/api/orders/{await on.admin.place()}")).json()
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_an_idempotency_key_is_its_client_s_own(database_url: str) -> None:
+def test_an_idempotency_key_is_its_client_s_own(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         first = await on.ann.place(idempotencyKey="k1")
         again = await on.ann.http.post("/api/orders", json={**NAMELESS, "idempotencyKey": "k1", "clientId": ANN})
         assert again.json()["orderId"] == first
         assert await on.sam.place(idempotencyKey="k1") != first
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_a_foreign_order_is_answered_like_a_missing_one(database_url: str) -> None:
+def test_a_foreign_order_is_answered_like_a_missing_one(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         foreign = await on.sam.place()
         missing = stream_id(SAM)
@@ -113,10 +113,10 @@ def test_a_foreign_order_is_answered_like_a_missing_one(database_url: str) -> No
         assert (await on.sam.http.get(f"/api/orders/{foreign}")).json()["status"] == "pending"
         assert (await on.sam.http.delete(f"/api/orders/{foreign}")).status_code == 200
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_an_auditor_reads_everything_and_changes_nothing(database_url: str) -> None:
+def test_an_auditor_reads_everything_and_changes_nothing(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         order_id = await on.ann.place()
         for path in ("", "/events", "/stream?wait=0"):
@@ -128,23 +128,23 @@ def test_an_auditor_reads_everything_and_changes_nothing(database_url: str) -> N
         assert (await on.admin.http.delete(f"/api/orders/{order_id}")).json()["status"] == "cancelled"
         problem(await on.admin.http.delete(f"/api/orders/{stream_id()}"), 404, "not_found")
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_an_auditor_of_a_client_changes_nothing_of_that_client_s_either(database_url: str) -> None:
+def test_an_auditor_of_a_client_changes_nothing_of_that_client_s_either(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
-        _, key = await made_key(database_url, ANN, "auditor")
+        _, key = await made_key(keys_url, ANN, "auditor")
         order_id = await on.ann.place()
         shown = {"Authorization": f"Bearer {key}"}
         problem(await on.api.http.delete(f"/api/orders/{order_id}", headers=shown), 403, "forbidden")
         problem(await on.api.http.post("/api/orders", json=NAMELESS, headers=shown), 403, "forbidden")
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
-def test_a_trader_who_may_read_all_cancels_its_own_orders_alone(database_url: str) -> None:
+def test_a_trader_who_may_read_all_cancels_its_own_orders_alone(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
-        _, key = await made_key(database_url, ANN, "trader", "auditor")
+        _, key = await made_key(keys_url, ANN, "trader", "auditor")
         shown = {"Authorization": f"Bearer {key}"}
         mine, foreign = await on.ann.place(), await on.sam.place()
         assert (await on.api.http.get(f"/api/orders/{foreign}", headers=shown)).status_code == 200
@@ -152,7 +152,7 @@ def test_a_trader_who_may_read_all_cancels_its_own_orders_alone(database_url: st
         assert problem(refused, 403, "forbidden")["orderId"] == foreign
         assert (await on.api.http.delete(f"/api/orders/{mine}", headers=shown)).status_code == 200
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)
 
 
 def test_a_trader_lists_its_own_orders_alone(database_url: str) -> None:

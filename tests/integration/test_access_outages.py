@@ -2,9 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from tests.conftest import database_at, execute
 from tests.integration.api import hear_close, hear_nothing_more, problem
 from tests.integration.guarded import ANN, Guarded, guarded_by, on_guarded
+
+pytestmark = pytest.mark.slow
 
 
 def away(database_url: str) -> None:

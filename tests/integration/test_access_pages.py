@@ -55,7 +55,7 @@ def test_pages_of_foreign_origins_change_and_follow_nothing() -> None:
     asyncio.run(main())
 
 
-def test_a_socket_of_a_foreign_page_is_refused_before_it_opens(database_url: str) -> None:
+def test_a_socket_of_a_foreign_page_is_refused_before_it_opens(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         for origin in FOREIGN[:3]:
             with pytest.raises(InvalidStatus) as refused:
@@ -66,10 +66,10 @@ def test_a_socket_of_a_foreign_page_is_refused_before_it_opens(database_url: str
             async with on.socket(on.ann, Origin=origin) as socket:
                 await hear_nothing_more(socket)
 
-    on_guarded(database_url, scenario, guarded_by(origins=frozenset({DESK})))
+    on_guarded(keys_url, scenario, guarded_by(origins=frozenset({DESK})))
 
 
-def test_an_allowed_origin_reads_answers_and_asks_first(database_url: str) -> None:
+def test_an_allowed_origin_reads_answers_and_asks_first(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         shown = await on.ann.http.get("/api/orders/nonsense", headers={"Origin": DESK})
         assert shown.headers["access-control-allow-origin"] == DESK
@@ -86,15 +86,15 @@ def test_an_allowed_origin_reads_answers_and_asks_first(database_url: str) -> No
         assert foreign.status_code == 401 and "access-control-allow-origin" not in foreign.headers
         assert foreign.headers["vary"] == "Origin"
 
-    on_guarded(database_url, scenario, guarded_by(origins=frozenset({DESK})))
+    on_guarded(keys_url, scenario, guarded_by(origins=frozenset({DESK})))
 
 
-def test_two_origins_are_none(database_url: str) -> None:
+def test_two_origins_are_none(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         both = httpx.Headers([("Origin", DESK), ("Origin", FOREIGN[0])])
         problem(await on.ann.http.post("/api/tickets", headers=both), 403, "origin_refused")
 
-    on_guarded(database_url, scenario, guarded_by(origins=frozenset({DESK})))
+    on_guarded(keys_url, scenario, guarded_by(origins=frozenset({DESK})))
 
 
 def test_a_server_without_keys_is_called_by_this_machine_s_names_alone() -> None:
@@ -127,7 +127,7 @@ def test_loopback_is_what_this_machine_alone_reaches(host: str, loopback: bool) 
     assert is_loopback(host) is loopback
 
 
-def test_every_answer_carries_safe_headers_and_no_server(database_url: str) -> None:
+def test_every_answer_carries_safe_headers_and_no_server(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         order_id = await on.ann.place()
         for answer in (
@@ -147,4 +147,4 @@ def test_every_answer_carries_safe_headers_and_no_server(database_url: str) -> N
                 raise AssertionError("the socket must not open")
         assert {name: refused.value.response.headers.get(name) for name in SAFE} == SAFE
 
-    on_guarded(database_url, scenario)
+    on_guarded(keys_url, scenario)

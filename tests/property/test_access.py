@@ -14,7 +14,7 @@ from tests.conftest import running as projecting
 from tests.integration.api import hear, live, memory_store, say
 from tests.integration.guarded import ANN, SAM, Guarded, guarded
 
-EXAMPLES = 120
+EXAMPLES = 40
 SECRET_KEY = "a-key-of-sam-alone"
 ORDER_PATHS = ("", "/events", "/stream", "/cancel", "/status", "/execute")
 LIST_PATHS = ("/api/orders", "/api/stream", "/api/volumes", "/api/orders/execute", "/ws", "/problems", "/health")
