@@ -167,12 +167,17 @@ def test_a_trader_lists_its_own_orders_alone(database_url: str) -> None:
                 assert list(listed["asOf"]["positions"]) == [mine[0][-2:]]
             for path in (f"/api/orders?clientId={SAM}", "/api/orders?clientId=nobody"):
                 problem(await on.ann.http.get(path), 403, "forbidden")
-            page = await on.ann.http.get(f"/api/orders?before={mine[1]}")
-            assert [order["orderId"] for order in page.json()["orders"]] == mine[:1]
-            refused = [await on.ann.http.get(f"/api/orders?before={one}") for one in (theirs, stream_id(SAM))]
-            assert {problem(one, 400, "invalid_query")["detail"] for one in refused} == {
-                "before must be an order of the list; start again without it"
-            }
+            first = (await on.ann.http.get("/api/orders?limit=1")).json()
+            second = (await on.ann.http.get(f"/api/orders?limit=1&cursor={first['next']}")).json()
+            assert [order["orderId"] for page in (first, second) for order in page["orders"]] == mine[::-1]
+            # The place of a foreign order is a place, and nothing more.
+            after_theirs = (await on.auditor.http.get("/api/orders?limit=1")).json()
+            assert after_theirs["orders"][0]["orderId"] == theirs
+            listed = (await on.ann.http.get(f"/api/orders?cursor={after_theirs['next']}")).json()
+            assert [order["orderId"] for order in listed["orders"]] == mine[::-1]
+            for path in ("/api/orders/stats", "/api/queue/stats"):
+                problem(await on.ann.http.get(path), 403, "forbidden")
+                assert (await on.auditor.http.get(path)).status_code == 200
             assert len((await on.auditor.http.get("/api/orders")).json()["orders"]) == 3
             of_bob = (await on.auditor.http.get(f"/api/orders?clientId={SAM}")).json()["orders"]
             assert [order["orderId"] for order in of_bob] == [theirs]

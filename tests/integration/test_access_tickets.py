@@ -47,7 +47,8 @@ def test_a_ticket_opens_one_stream_or_socket(keys_url: str) -> None:
         async with opened(f"{on.api.socket_url}?orderId={mine}&ticket={ticket}") as socket:
             assert await closed(socket) == 4401
         foreign = await on.sam.place()
-        refused = await on.api.http.get(f"/api/orders/{foreign}/stream", params={"ticket": await ticket_of(on)})
+        shown = {"ticket": await ticket_of(on), "wait": "0"}
+        refused = await on.api.http.get(f"/api/orders/{foreign}/stream", params=shown)
         problem(refused, 404, "not_found")
 
     on_guarded(keys_url, scenario)
@@ -84,10 +85,10 @@ def test_a_ticket_belongs_to_streams_and_is_not_given_beside_a_key(keys_url: str
     async def scenario(on: Guarded) -> None:
         ticket = await ticket_of(on)
         problem(await on.api.http.get("/api/orders", params={"ticket": ticket}), 400, "invalid_query")
-        path = f"/api/clients/{ANN}/stream?ticket={ticket}"
+        path = f"/api/clients/{ANN}/stream?wait=0&ticket={ticket}"
         problem(await on.ann.http.get(path), 400, "invalid_query")
         problem(await on.api.http.get(f"{path}&ticket={ticket}"), 400, "invalid_query")
-        assert (await on.api.http.get(f"{path}&wait=0")).status_code == 200
+        assert (await on.api.http.get(path)).status_code == 200
 
     on_guarded(keys_url, scenario)
 

@@ -17,7 +17,18 @@ from tests.integration.guarded import ANN, SAM, Guarded, guarded
 EXAMPLES = 40
 SECRET_KEY = "a-key-of-sam-alone"
 ORDER_PATHS = ("", "/events", "/stream", "/cancel", "/status", "/execute")
-LIST_PATHS = ("/api/orders", "/api/stream", "/api/volumes", "/api/orders/execute", "/ws", "/problems", "/health")
+LIST_PATHS = (
+    "/api/orders",
+    "/orders",
+    "/api/orders/history",
+    "/api/orders/stats",
+    "/api/stream",
+    "/api/volumes",
+    "/api/orders/execute",
+    "/ws",
+    "/problems",
+    "/health",
+)
 
 
 class World(Struct):
@@ -56,7 +67,7 @@ queries = st.lists(
     st.one_of(
         st.sampled_from(["wait=0", "until=caught_up", "snapshot=true", "from=start", "from=now", "last=9", "limit=1"]),
         st.builds("after={}".format, places),
-        st.builds("before={}".format, names),
+        st.sampled_from(["offset=0", "cursor=x", "phase=pending", "asset=SOL", "userId=sam", "asOf=1"]),
         st.builds("afterCursor={}".format, places),
         st.builds("minPosition={}".format, st.sampled_from(["1", "9", "01:1", "02:1"])),
         st.builds("clientId={}".format, clients),
@@ -67,6 +78,7 @@ queries = st.lists(
 )
 paths = st.one_of(
     st.builds("/api/orders/{}{}".format, names, st.sampled_from(ORDER_PATHS)),
+    st.builds("{}/{}".format, st.sampled_from(["/order", "/orders"]), names),
     st.builds("/api/clients/{}/stream".format, clients),
     st.sampled_from(LIST_PATHS),
 )

@@ -1,7 +1,7 @@
 """Errors as clients see them: their types with a page each, as HTTP answers, in WebSocket messages, and close codes."""
 
 from app.api.problems.answers import answer_problem, answer_routing_error, goaway_of, message_of, response_of
-from app.api.problems.catalogue import PROBLEMS, Code, ProblemType
+from app.api.problems.catalogue import PROBLEMS
 from app.api.problems.errors import (
     DRAINING,
     FOREIGN_KEY,
@@ -23,6 +23,7 @@ from app.api.problems.errors import (
     store_problem,
     unavailable,
 )
+from app.api.problems.kinds import Code, ProblemType
 
 __all__ = [
     "DRAINING",

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from app.api.problems.catalogue import Code
+from app.api.problems.kinds import Code
 from eventstore.errors import (
     EpochStaleError,
     EventStoreError,

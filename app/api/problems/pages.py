@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.api.problems.catalogue import PROBLEMS, Code, ProblemType, Repeat, type_of
+from app.api.problems.catalogue import PROBLEMS, type_of
 from app.api.problems.errors import ProblemError
+from app.api.problems.kinds import Code, ProblemType, Repeat
 
 HEADERS: Final = {"Cache-Control": "public, max-age=3600", "Vary": "Accept"}
 REPEATS: Final[dict[Repeat, str]] = {
