@@ -82,7 +82,7 @@ def test_the_protocol_page_shows_every_message_of_the_server_and_every_close_cod
     said = (
         set(re.findall(r'(?<!\w)message\(\s*"(\w+)"', code))
         | set(re.findall(r'\{"type": "([a-z]+)", "code"', code))
-        | {"events"}
+        | {"events", "cancelled", "cancel_pending"}
     )
     examples = _examples("Server to client")
     assert {members["type"] for members in examples if "type" in members} == said

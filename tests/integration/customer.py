@@ -93,6 +93,8 @@ class Followed:
         if ask == "socket":
             answer = await self._cancel_by_socket()
             status = answer["type"]
+            # Of the event that the request caused, unless an earlier one had.
+            answer.pop("cursor", None)
             assert answer == {"type": status, "id": "cancel", "orderId": self.order_id, "seq": answer["seq"]}
             return status, answer["seq"]
         response = await self._cancel_by_http(ask)
@@ -159,6 +161,8 @@ class Customer:
         socket = await self._connect("")
         await say(socket, type=order.pop("orderType", "market"), id="order", **order)
         answer = await hear(socket)
+        # The event's cursor, which ends in its hash.
+        assert answer.pop("cursor")
         assert answer == {"type": "accepted", "id": "order", "orderId": answer["orderId"], "duplicate": False}
         return Followed(self._api, socket, answer["orderId"])
 

@@ -158,9 +158,16 @@ def test_a_socket_cancels_and_is_answered_in_band() -> None:
         ended = await desk.live(["confirmed"])
         async with connected(api) as socket:
             await say(socket, type="cancel", orderId=waiting, id=1)
-            assert await hear(socket) == {"type": "cancelled", "id": 1, "orderId": waiting, "seq": 2}
+            answer = await hear(socket)
+            cursor = str((await api.store.read_stream(waiting, 1))[0].cursor)
+            assert answer == {"type": "cancelled", "id": 1, "orderId": waiting, "seq": 2, "cursor": cursor}
+            pending = {"type": "cancel_pending", "orderId": submitted, "seq": 6}
             await say(socket, type="cancel", orderId=submitted)
-            assert await hear(socket) == {"type": "cancel_pending", "orderId": submitted, "seq": 6}
+            answer = await hear(socket)
+            assert answer == {**pending, "cursor": str((await api.store.read_stream(submitted, 5))[0].cursor)}
+            # The second one causes no event.
+            await say(socket, type="cancel", orderId=submitted)
+            assert await hear(socket) == pending
             await say(socket, type="cancel", orderId=ended, id="late")
             refused = await hear(socket)
             facts = {"type": "error", "code": "order_ended", "id": "late", "orderId": ended, "orderStatus": "confirmed"}

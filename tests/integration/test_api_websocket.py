@@ -75,14 +75,15 @@ def test_a_message_with_an_id_is_answered_before_the_first_event() -> None:
             await say(socket, **ORDER, id="m1", idempotencyKey="k")
             accepted, pending = await hear_many(socket, 2)
             order_id = pending["orderId"]
-            assert accepted == {"type": "accepted", "id": "m1", "orderId": order_id, "duplicate": False}
+            placed = {"orderId": order_id, "cursor": pending["cursor"]}
+            assert accepted == {"type": "accepted", "id": "m1", "duplicate": False, **placed}
             assert pending["event"] == "pending"
             await say(socket, **ORDER, idempotencyKey="k")
-            assert await hear(socket) == {"type": "accepted", "orderId": order_id, "duplicate": True}
+            assert await hear(socket) == {"type": "accepted", "duplicate": True, **placed}
         async with connected(api) as socket:
             await say(socket, **ORDER, id=2, idempotencyKey="k")
             accepted, pending = await hear_many(socket, 2)
-            assert accepted == {"type": "accepted", "id": 2, "orderId": order_id, "duplicate": True}
+            assert accepted == {"type": "accepted", "id": 2, "duplicate": True, **placed}
             assert (pending["event"], pending["orderId"]) == ("pending", order_id)
             await say(socket, **{**ORDER, "amount": 11}, id=3, idempotencyKey="k")
             conflict = await hear(socket)

@@ -322,7 +322,8 @@ def test_an_order_can_be_followed_under_a_name_from_its_submission() -> None:
             await say(socket, **ORDER, follow="mine", id=1, idempotencyKey="k")
             accepted, pending = await hear_many(socket, 2)
             order_id = pending["orderId"]
-            assert accepted == {"type": "accepted", "id": 1, "orderId": order_id, "duplicate": False, "sub": "mine"}
+            placed = {"orderId": order_id, "duplicate": False, "cursor": pending["cursor"]}
+            assert accepted == {"type": "accepted", "id": 1, **placed, "sub": "mine"}
             assert (pending["sub"], pending["event"]) == ("mine", "pending")
             await until(socket, "caught_up")
             await live(api.streams, order_id)

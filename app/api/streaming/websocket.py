@@ -46,6 +46,7 @@ from app.api.streaming.scopes import OrderScope
 from app.api.streaming.sessions import CLOSE_SECONDS, Sessions
 from app.api.streaming.subscriptions import Wanted
 from app.orders.times import format_time
+from eventstore.ids import Cursor
 
 REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
@@ -332,7 +333,8 @@ class Session:
         except ProblemError as problem:
             self.reply(message_of(problem, reply_to, {"orderId": order_id}))
             return
-        self.reply(message(cancel.status, reply_to, {"orderId": order_id, "seq": cancel.seq}))
+        facts = {"orderId": order_id, "seq": cancel.seq, **_members_of(cancel.cursor)}
+        self.reply(message(cancel.status, reply_to, facts))
 
     async def _place(self, feed: Feed, order_id: str, request: OrderRequest) -> None:
         try:
@@ -347,6 +349,7 @@ class Session:
         silent = (follow or placed.order_id) in self._deliveries and placed.repeated
         if feed.reply_to is not None or silent or follow is not None:
             facts: dict[str, Any] = {"orderId": placed.order_id, "duplicate": placed.repeated}
+            facts |= _members_of(placed.cursor)
             if follow is not None:
                 facts["sub"] = follow
             self.reply(message("accepted", feed.reply_to, facts))
@@ -393,3 +396,8 @@ class Session:
         except (WebSocketDisconnect, RuntimeError) as error:
             # Which of the two depends on who noticed first that the socket is closed.
             raise _SocketGoneError from error
+
+
+def _members_of(cursor: Cursor | None) -> dict[str, str]:
+    """Return the member ``cursor`` of an answer, if its request caused an event."""
+    return {} if cursor is None else {"cursor": str(cursor)}
