@@ -196,7 +196,9 @@ async def _find_healed(store: EventStore, order_id: str, cursor: Cursor) -> _Pla
             "truncated",
             f"the log now begins at position {error.oldest} and the archive has nothing before it, so what became of "
             f"{cursor} cannot be told: read the order again from its first event",
+            (),
             cursor=str(cursor),
+            **await _extent(store, order_id),
         ) from error
     place = await _find(store, order_id, cursor)
     if place.event is None:
@@ -217,9 +219,22 @@ async def _refusal(store: EventStore, order_id: str, cursor: Cursor, place: _Pla
         return ProblemError(
             "cursor_unavailable",
             f"the cursor {cursor} names no event of order {order_id}: read the order again from its first event",
+            (),
             cursor=str(cursor),
+            **await _extent(store, order_id),
         )
     return _fork(order_id, cursor, place.before)
+
+
+async def _extent(store: EventStore, order_id: str) -> dict[str, str | None]:
+    """Return what of an order can be read: its first and its last event, null without any, and where the order is."""
+    first = await read_events(store, order_id, 0, 1)
+    last = first
+    while page := await read_events(store, order_id, last[-1].version if last else 0, PAGE):
+        last = page
+    ends = {"earliest": first, "head": last}
+    cursors = {name: str(events[-1].cursor) if events else None for name, events in ends.items()}
+    return {**cursors, "snapshot": f"/api/orders/{order_id}"}
 
 
 async def _is_elsewhere(store: EventStore, partition: int, cursor: Cursor) -> bool:

@@ -94,6 +94,15 @@ async def refused(api: Api, order_id: str, cursor: str, code: str) -> Frame:
     assert in_url["cursor"] == body["cursor"] == cursor
     assert in_url.get("lastCommon") == body.get("lastCommon")
     assert ("lastCommon" in in_url) == ("lastCommon" in body) == (code == "fork")
+    for path in (f"/api/orders/{order_id}/stream", f"/api/orders/{order_id}/stream?wait=1"):
+        streamed = problem(await api.http.get(path, headers={"Last-Event-ID": cursor}), 410, code)
+        assert {**streamed, "instance": body["instance"]} == body
+    if code != "fork":
+        own = await events(api, order_id)
+        extent = {"earliest": own[0]["cursor"], "head": own[-1]["cursor"], "snapshot": f"/api/orders/{order_id}"}
+        for told_so in (in_url, body):
+            assert {name: told_so[name] for name in extent} == extent
+        assert (await api.http.get(extent["snapshot"])).json()["seq"] == own[-1]["seq"]
     return body
 
 
@@ -308,5 +317,9 @@ def test_a_log_whose_past_is_gone_is_told_as_truncated() -> None:
             await store.trim_log(number, (await store.log_ends())[number])
             body = await refused(api, order_id, other["cursor"], "truncated")
             assert "read the order again from its first event" in body["detail"]
+            assert body["earliest"] != body["head"]
+            nowhere = f"01ARZ3NDEKTSV4RRFFQ69G5FAV-{order_id[-2:]}"
+            body = problem(await told(api, nowhere, other["cursor"]), 410, "truncated")
+            assert (body["earliest"], body["head"]) == (None, None)
 
     asyncio.run(main())
