@@ -243,6 +243,12 @@ def test_bad_messages_are_answered_and_leave_the_socket_open() -> None:
         ("?orderId=01ARZ3NDEKTSV4RRFFQ69G5FAV-03&after=1&lastEventId=1", "invalid_query"),
         ("?orderId=a&orderId=b", "invalid_query"),
         ("?after=1", "invalid_query"),
+        ("?clientId=", "invalid_query"),
+        ("?clientId=a&orderId=01ARZ3NDEKTSV4RRFFQ69G5FAV-03", "invalid_query"),
+        ("?clientId=a&clientId=b", "invalid_query"),
+        ("?clientId=a&after=3", "after_malformed"),
+        ("?scope=everything", "invalid_query"),
+        ("?scope=all&after=1-1-00000000", "after_malformed"),
     ],
 )
 def test_a_bad_query_is_answered_and_leaves_the_socket_open(query: str, code: str) -> None:

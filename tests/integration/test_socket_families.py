@@ -9,7 +9,17 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from app.api.streaming.websocket import PATHS
-from tests.integration.api import LIFE, WAIT_SECONDS, Api, connected, hear, live, on_memory
+from tests.integration.api import (
+    LIFE,
+    WAIT_SECONDS,
+    Api,
+    connected,
+    hear,
+    hear_many,
+    hear_nothing_more,
+    live,
+    on_memory,
+)
 
 STATUSES = ["pending", "routing", "routing", "building", "submitted", "confirmed"]
 WITH_ID = [path for path in PATHS if "{order_id}" in path]
@@ -37,6 +47,35 @@ def test_an_order_in_the_url_is_watched_from_its_beginning_on_every_path(path: s
             watching = asyncio.create_task(watch(socket))
             await live(api.streams, order_id, LIFE[2:])
             assert await watching == STATUSES
+
+    on_memory(scenario)
+
+
+@pytest.mark.parametrize("path", WITHOUT_ID)
+def test_a_client_or_everything_in_the_url_is_watched_from_now_on_or_after_a_cursor(path: str) -> None:
+    async def scenario(api: Api) -> None:
+        mine, other = await api.place(), await api.place(clientId="other")
+        async with (
+            connected(api, "?clientId=user01", path=path) as socket,
+            connected(api, "?scope=all", path=path) as everything,
+        ):
+            for one in (socket, everything):
+                await hear_nothing_more(one)
+            await live(api.streams, other, LIFE[:1])
+            await live(api.streams, mine, LIFE[:2])
+            own, frames = await hear_many(socket, 3), await hear_many(everything, 4)
+        assert [(frame["orderId"], frame["seq"]) for frame in own] == [(mine, 2), (mine, 3), (mine, 4)]
+        assert sorted((frame["orderId"], frame["seq"]) for frame in frames) == sorted(
+            [(mine, 2), (mine, 3), (mine, 4), (other, 2)]
+        )
+        assert not any("sub" in frame for frame in (*own, *frames))
+        async with connected(api, f"?clientId=user01&after={own[0]['cursor']}", path=path) as socket:
+            assert await hear_many(socket, 2) == own[1:]
+        async with connected(api, "?clientId=user01&after=start", path=path) as socket:
+            assert (await hear_many(socket, 4))[1:] == own
+        async with connected(api, f"?scope=all&lastEventId={frames[-2]['cursor']}", path=path) as everything:
+            assert await hear(everything) == frames[-1]
+            await hear_nothing_more(everything)
 
     on_memory(scenario)
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any, Final, Literal, get_args
 
 from msgspec import Struct
+from starlette.datastructures import QueryParams
 
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import FieldError, ProblemError
@@ -35,6 +36,7 @@ BATCH_MAX: Final = 500
 CURSOR_CHARACTERS_MAX: Final = 4_096
 
 _PLAIN_FIELDS: Final = ("type", "orderId", "after", "lastEventId", "id")
+_URL_FIELDS: Final = ("orderId", "clientId", "scope", "after", "lastEventId")
 _SUBSCRIBE_FIELDS: Final = (
     *("type", "id", "sub", "scope", "orderId", "clientId", "snapshot", "until", "window", "batch"),
     *START_FIELDS,
@@ -171,6 +173,31 @@ def read_message(members: Mapping[str, Any], *, now_us: int, claim: Claim = dict
                 '"hello", "subscribe", "unsubscribe", "ack", "cancel", "ping", or, in an order, "market", "limit" or '
             )
             raise _invalid_message("type", f'must be {known}"sniper"')
+
+
+def read_url(order_id: str | None, query: QueryParams) -> Wanted | None:
+    """Return what the URL of a socket asks for; None if that is nothing yet. What it has beside that is not read.
+
+    Args:
+        order_id: the one in the path, if there is one.
+
+    Raises:
+        ProblemError: ``invalid_query``, ``order_id_malformed``, ``after_malformed``.
+    """
+    members = {name: query[name] for name in _URL_FIELDS if name in query}
+    form = Form(members if order_id is None else {**members, "orderId": order_id})
+    if order_id is None and not members:
+        return None
+    for name in members:
+        if len(query.getlist(name)) > 1:
+            form.refuse(name, "must be given once")
+    scope = _scope(form)
+    form.finish("invalid_query")
+    if isinstance(scope, OrderScope):
+        parse_order_id(scope.order_id)
+    wanted = Wanted(scope=scope, start=read_start(form, scope))
+    form.finish("invalid_query")
+    return wanted
 
 
 def _read_wanted(form: Form, *, plain: bool) -> Wanted:

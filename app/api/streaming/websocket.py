@@ -23,7 +23,6 @@ from app.api.problems import (
     message_of,
 )
 from app.api.requests import BODY_BYTES_MAX
-from app.api.resume import parse_after, parse_order_id
 from app.api.streaming.deliveries import Deliveries, Feed, message
 from app.api.streaming.messages import (
     BATCH_MAX,
@@ -41,6 +40,7 @@ from app.api.streaming.messages import (
     message_id,
     read_members,
     read_message,
+    read_url,
 )
 from app.api.streaming.scopes import OrderScope
 from app.api.streaming.sessions import CLOSE_SECONDS, Sessions
@@ -117,7 +117,7 @@ class Session:
         """Serve an accepted socket."""
         deadline = None
         if self._entry.known is not None:
-            self._take_query()
+            self._take_url()
         else:
             deadline = asyncio.get_running_loop().call_later(HELLO_SECONDS, self._miss_hello)
         try:
@@ -180,7 +180,7 @@ class Session:
             self.end(hello)
             return
         self._greet(hello[0].version, hello[1])
-        self._take_query()
+        self._take_url()
 
     def _miss_hello(self) -> None:
         if self._entry.known is None:
@@ -273,20 +273,11 @@ class Session:
             "server": {"version": self._all.version, "time": format_time(self._all.clock.now_us())},
         }
 
-    def _take_query(self) -> None:
-        query = self._socket.query_params
-        names = [name for name in ("after", "lastEventId") if name in query]
+    def _take_url(self) -> None:
         try:
-            if len(names) > 1 or any(len(query.getlist(name)) > 1 for name in (*names, "orderId")):
-                raise ProblemError("invalid_query", "give orderId once, and after or lastEventId once")
-            named = self._socket.path_params.get("order_id", query.get("orderId"))
-            if named is None:
-                if names:
-                    raise ProblemError("invalid_query", f"{names[0]} needs orderId beside it")
-                return
-            order_id = parse_order_id(named)
-            after = parse_after(query[names[0]], order_id) if names else 0
-            self._subscribe(Feed(Wanted(scope=OrderScope(order_id), start=after), after, None))
+            wanted = read_url(self._socket.path_params.get("order_id"), self._socket.query_params)
+            if wanted is not None:
+                self._subscribe(Feed(wanted, wanted.start, None))
         except ProblemError as problem:
             self.reply(message_of(problem))
 
