@@ -162,7 +162,7 @@ class Wires:
 
     @property
     def open(self) -> set[Subscriber]:
-        return self.sessions._open
+        return set(self.sessions._open)
 
 
 class Wire:

@@ -3,6 +3,7 @@
 from app.api.problems.answers import answer_problem, answer_routing_error, goaway_of, message_of, response_of
 from app.api.problems.catalogue import PROBLEMS
 from app.api.problems.errors import (
+    AGED,
     DRAINING,
     FOREIGN_KEY,
     LOG_LOST,
@@ -26,6 +27,7 @@ from app.api.problems.errors import (
 from app.api.problems.kinds import Code, ProblemType
 
 __all__ = [
+    "AGED",
     "DRAINING",
     "FOREIGN_KEY",
     "LOG_LOST",

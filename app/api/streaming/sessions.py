@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 from msgspec import Struct
 
 from app.api.orders.intake import Intake
-from app.api.problems import DRAINING, TOO_MANY_SOCKETS, Closing
+from app.api.problems import AGED, DRAINING, TOO_MANY_SOCKETS, Closing
 from app.api.streaming.ring import Ring
 from app.api.streaming.subscriptions import Source
 from app.clock import Clock
@@ -18,6 +19,8 @@ DRAIN_SECONDS: Final = 3
 CLOSE_SECONDS: Final = 0.5
 """So long a client may take to take its end."""
 TICK_SECONDS_MAX: Final = 1.0
+LIFE_SPREAD: Final = 0.1
+"""The part of a connection's life that is left to chance."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -42,6 +45,9 @@ class SocketLimits(Struct, frozen=True, kw_only=True):
     """Or one that so many events are after."""
     lag_close_seconds: float = 30
     """Between that and its end."""
+    life_seconds_max: float = 86_400
+    """A connection lives so long at most, and nine tenths of it at least, by chance: those that came together go apart.
+    """
 
 
 class Subscriber(Protocol):
@@ -77,7 +83,10 @@ class Sessions:
         self.version: Final = version
         self.refusal: Closing | None = None
         """Why subscribers are sent away at once; None while they are welcome."""
-        self._open: set[Subscriber] = set()
+        self.chance: Callable[[], float] = random.random
+        """Draws from 0 up to 1."""
+        self._open: dict[Subscriber, float] = {}
+        """When each has lived long enough, in the event loop's time."""
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -92,12 +101,13 @@ class Sessions:
     @contextmanager
     def joined(self, subscriber: Subscriber) -> Iterator[None]:
         """Count ``subscriber`` among the open ones until the context closes."""
-        self._open.add(subscriber)
+        seconds = self.limits.life_seconds_max * (1 - LIFE_SPREAD * self.chance())
+        self._open[subscriber] = asyncio.get_running_loop().time() + seconds
         self._empty.clear()
         try:
             yield
         finally:
-            self._open.discard(subscriber)
+            del self._open[subscriber]
             if not self._open:
                 self._empty.set()
 
@@ -109,12 +119,16 @@ class Sessions:
             limits.bookmark_seconds,
             limits.lag_seconds_max,
             limits.lag_close_seconds,
+            limits.life_seconds_max * LIFE_SPREAD,
         )
         while True:
             await self.clock.sleep(min(TICK_SECONDS_MAX, *(seconds / 2 for seconds in intervals)))
             now = asyncio.get_running_loop().time()
-            for subscriber in tuple(self._open):
-                subscriber.tick(now)
+            for subscriber, until in tuple(self._open.items()):
+                if now < until:
+                    subscriber.tick(now)
+                else:
+                    subscriber.end(AGED)
 
     def refuse(self, closing: Closing) -> None:
         """End every subscriber, and each that comes from now on until :meth:`welcome`."""
