@@ -287,6 +287,14 @@ PROBLEMS: Final[dict[Code, ProblemType]] = {
         "A misspelled path, or one of another server.",
         "Look at docs/api.md, which lists every path.",
     ),
+    "subprotocol_unknown": ProblemType(
+        HTTPStatus.BAD_REQUEST,
+        "None of the offered subprotocols is known",
+        "corrected",
+        "The handshake of a WebSocket offered subprotocols, and `ordertape.v1` is not among them.",
+        "The client was written for another protocol, or for another version of this one.",
+        "Offer `ordertape.v1`, or no subprotocol.",
+    ),
     "too_many_connections": ProblemType(
         HTTPStatus.TOO_MANY_REQUESTS,
         "Too many connections",

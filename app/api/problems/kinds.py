@@ -41,6 +41,7 @@ Code = Literal[
     "rate_limited",
     "read_model_behind",
     "route_not_found",
+    "subprotocol_unknown",
     "too_many_connections",
     "too_many_subscriptions",
     "truncated",

@@ -21,6 +21,7 @@ from app.api.problems import (
     closing_of,
     goaway_of,
     message_of,
+    response_of,
 )
 from app.api.requests import BODY_BYTES_MAX
 from app.api.streaming.deliveries import Deliveries, Feed, message
@@ -51,6 +52,8 @@ from eventstore.ids import Cursor
 REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
 SECOND_HELLO: Final = Closing(4409, "hello was said before")
+SUBPROTOCOL: Final = f"ordertape.v{VERSION}"
+FOREIGN_SUBPROTOCOL: Final = Closing(4406, f"offer the subprotocol {SUBPROTOCOL}, or none")
 FOREIGN_VERSION: Final = Closing(4406, f"this server speaks version {VERSION} of the protocol")
 
 
@@ -81,13 +84,20 @@ async def serve_socket(socket: WebSocket, sessions: Sessions, entry: Entry | Non
         entry: who opened it; None: somebody who may do everything.
     """
     entry = entry or unguarded()
+    offered: list[str] = socket.scope.get("subprotocols") or []
+    refusal = None if not offered or SUBPROTOCOL in offered else FOREIGN_SUBPROTOCOL
+    if refusal is not None and "origin" not in socket.headers:
+        unknown = ProblemError("subprotocol_unknown", refusal.reason)
+        await socket.send_denial_response(response_of(unknown, socket.url.path))
+        return
     try:
-        await socket.accept()
+        # A page sees nothing of a refused handshake, nor of one that names none of the protocols that it offered.
+        await socket.accept(offered[0] if refusal is not None else SUBPROTOCOL if offered else None)
     except OSError:
         # The client left during the handshake.
         return
     session = Session(socket, sessions, entry)
-    refusal = sessions.objection or entry.closing
+    refusal = refusal or sessions.objection or entry.closing
     if refusal is not None:
         await session.close(refusal)
         return
