@@ -144,7 +144,7 @@ class Deliveries:
         """Give a subscription room for further events.
 
         Raises:
-            ProblemError: ``not_subscribed``.
+            ProblemError: ``not_subscribed``, ``invalid_message``.
         """
         feed = self._feeds.get(key)
         if feed is None:
@@ -260,7 +260,7 @@ class Deliveries:
                 return False
             feed.place.passed(frame)
             if is_wanted:
-                feed.sent()
+                feed.sent(frame)
                 texts.append(feed.text_of(frame))
                 size += len(texts[-1])
                 if len(texts) >= (feed.wanted.batch or 1) or size > BATCH_CHARACTERS_MAX:

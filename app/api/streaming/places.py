@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.api.streaming.ring import Frame, LogNotChainedError
-from app.api.streaming.scopes import LogScope, format_cursors
-from eventstore.ids import Cursor
+from app.api.streaming.scopes import LogScope, format_cursors, parse_cursors
+from eventstore.ids import LOG_START, Cursor, partition_in
 
 
 class OrderPlace:
@@ -26,6 +26,14 @@ class OrderPlace:
         """Be after ``frame``, which follows this place."""
         assert frame.seq == self.seq + 1, f"event {frame.seq} of {frame.order_id} does not follow {self.seq}"
         self.move(frame.seq, frame.anchor, str(frame.cursor))
+
+    def positions_of(self, text: str) -> dict[int, int]:
+        """Return the log's position that a cursor of such a place names, by partition.
+
+        Raises:
+            BadIdError, ProblemError: it is none.
+        """
+        return {partition_in(self.order_id): Cursor.parse(text).position}
 
     def woken(self, partition: int, before: Cursor) -> None:
         """Ignore where the log was: an order's place is its own."""
@@ -57,6 +65,11 @@ class LogPlace:
         if frame.cursor.position != before.position + 1 or frame.cursor.epoch < before.epoch:
             raise LogNotChainedError(number, before, frame.cursor)
         self.cursors[number], self._text = frame.cursor, None
+
+    def positions_of(self, text: str) -> dict[int, int]:
+        """See :meth:`OrderPlace.positions_of`."""
+        beginnings = dict.fromkeys(self.cursors, LOG_START)
+        return {number: cursor.position for number, cursor in parse_cursors(self.scope, beginnings, text).items()}
 
     def settle(self, heads: Mapping[int, Cursor]) -> bool:
         """Return whether the place is where the ring is: then it moves with that until it is woken."""

@@ -1,13 +1,14 @@
 """Subscriptions: what a subscriber wants and where it is; what follows comes from the ring, the store or the logs."""
 
 import asyncio
-from collections import deque
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from app.api.problems import FieldError, ProblemError
 from app.api.resume import PAGE as EVENTS_PAGE
 from app.api.resume import After, Resumed, read_events, read_on, resume, resume_from_ring
 from app.api.streaming.logs import LogReader
@@ -31,7 +32,8 @@ from app.api.streaming.scopes import (
 )
 from app.api.streaming.snapshots import OrderSnapshot, Snapshots
 from app.orders.times import format_time
-from eventstore.ids import LOG_START, Cursor
+from eventstore.errors import BadIdError
+from eventstore.ids import LOG_START, MAX_PARTITIONS, Cursor
 from eventstore.store import EventStore
 
 PAGE: Final = 100
@@ -72,15 +74,18 @@ class Subscription:
         )
         self.replaying = True
         """It has not caught up yet, for the first time."""
-        self.outstanding: Final[deque[str]] = deque()
-        """Cursors of the events that were sent and not acknowledged, where that matters; at most ``window``."""
+        self._outstanding: Final = array("Q")
+        """The events that were sent and not acknowledged, oldest first, where that matters; at most ``window``.
+
+        As numbers, see :func:`_number`: the cursors of all partitions together are hundreds of times as large.
+        """
         self._head = "" if wanted.name is None else f'"sub":{msgspec.json.encode(wanted.name).decode()},'
 
     @property
     def room(self) -> int:
         """How many events may be sent now."""
         window = self.wanted.window
-        return PAGE if window is None else window - len(self.outstanding)
+        return PAGE if window is None else window - len(self._outstanding)
 
     def text_of(self, frame: Frame) -> str:
         """Return a frame that was just passed, as this subscriber gets it."""
@@ -92,16 +97,31 @@ class Subscription:
         marks = '"replay":true,' if self.replaying else ""
         return f"{{{self._head}{marks}{text[1:]}"
 
-    def sent(self) -> None:
+    def sent(self, frame: Frame) -> None:
         """Take note that the event at the place went out."""
         if self.wanted.window is not None:
-            self.outstanding.append(self.place.text)
+            self._outstanding.append(_number(frame.partition, frame.cursor.position))
 
     def acknowledge(self, cursor: str) -> None:
-        """Give back the room of the event with that cursor, and of those before it; of none if it has none."""
-        if cursor in self.outstanding:
-            while self.outstanding.popleft() != cursor:
-                pass
+        """Give back the room of the events that are not after a cursor; it may be that of a bookmark.
+
+        Raises:
+            ProblemError: ``invalid_message``: it cannot be a cursor of this subscription.
+        """
+        if not self._outstanding:
+            return
+        try:
+            positions = self.place.positions_of(cursor)
+        except (BadIdError, ProblemError):
+            message = "must be the cursor of an event or a bookmark of the subscription"
+            raise ProblemError("invalid_message", f"cursor {message}", [FieldError("/cursor", message)]) from None
+        kept = 0
+        for number in self._outstanding:
+            partition, position = _of_number(number)
+            if position > positions.get(partition, 0):
+                break
+            kept += 1
+        del self._outstanding[:kept]
 
 
 class Started(Struct, frozen=True, kw_only=True):
@@ -273,6 +293,17 @@ class Source:
                 del self._assets[next(iter(self._assets))]
             self._assets[frame.order_id] = found
         return found
+
+
+def _number(partition: int, position: int) -> int:
+    """Return one number for an event's place in the logs."""
+    return position * MAX_PARTITIONS + partition
+
+
+def _of_number(number: int) -> tuple[int, int]:
+    """Return the partition and the position that make a number."""
+    position, partition = divmod(number, MAX_PARTITIONS)
+    return partition, position
 
 
 def _text_of(resumed: Resumed, after: After) -> str:
