@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.api.problems import ProblemError, response_of
@@ -156,14 +156,24 @@ class BoundedHeads(HttpToolsProtocol):
 class HttpProtocol(BoundedHeads):
     """uvicorn's, except that an answer which is left unfinished, as its client takes no data, ends its connection."""
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        async def served(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            await app(scope, receive, send)
-            if cycle.response_started and not cycle.response_complete and not cycle.disconnected:
-                cycle.disconnected = True
-                self.transport.abort()
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._application = self.app
+        self.app = self._serve
 
-        super()._start_asgi_task(cycle, served)
+    async def _serve(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        unfinished = False
+
+        async def sending(message: ASGISendEvent) -> None:
+            nonlocal unfinished
+            await send(message)
+            unfinished = message["type"] == "http.response.start" or bool(message.get("more_body"))
+
+        await self._application(scope, receive, sending)
+        if unfinished and not self.transport.is_closing():
+            self.transport.abort()
+            # Lets uvicorn take note that the connection is lost before it misses the rest of the answer.
+            await asyncio.sleep(0)
 
 
 class Server(uvicorn.Server):
