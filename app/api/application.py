@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from starlette.websockets import WebSocket
 from app.api.access.doors import AccessPolicy, Doors
 from app.api.access.entry import entry_of
 from app.api.access.gate import Envelope, Gate, TicketRoutes
+from app.api.families.dialects import FAMILIES, Family
 from app.api.health import HealthRoutes
 from app.api.market.quotes import QuoteRoutes
 from app.api.market.tokens import TokenRoutes
@@ -42,7 +44,7 @@ from app.api.streaming.sessions import Sessions, SocketLimits
 from app.api.streaming.snapshots import Snapshots
 from app.api.streaming.subscriptions import Source
 from app.api.streaming.tailer import LogRewoundError, Tailer
-from app.api.streaming.websocket import PATHS, serve_socket
+from app.api.streaming.websocket import serve_socket
 from app.clock import Clock
 from app.execution.quoting import Quoting
 from app.execution.streams import OrderStreams
@@ -113,12 +115,9 @@ def create_application(services: Services) -> Starlette:
         await intake.close()
         await freshness.close()
 
-    async def socket(one: WebSocket) -> None:
-        await serve_socket(one, sessions, entry_of(one))
-
     application = Starlette(
         routes=[
-            *(WebSocketRoute(path, socket) for path in PATHS),
+            *_sockets(sessions),
             *_routes(services, intake, freshness),
             *StreamRoutes(sessions).routes(),
             *TicketRoutes(doors).routes(),
@@ -131,6 +130,13 @@ def create_application(services: Services) -> Starlette:
     application.state.sessions = sessions
     application.state.failed = failed
     return application
+
+
+def _sockets(sessions: Sessions) -> list[BaseRoute]:
+    async def serve(socket: WebSocket, family: Family) -> None:
+        await serve_socket(socket, sessions, family, entry_of(socket))
+
+    return [WebSocketRoute(path, partial(serve, family=family)) for path, family in FAMILIES.items()]
 
 
 def _routes(services: Services, intake: Intake, freshness: Freshness) -> list[BaseRoute]:

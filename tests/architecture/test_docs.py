@@ -7,6 +7,8 @@ from typing import Any, get_args
 import pytest
 from typer.main import get_command
 
+from app.api.families.aliases import ALIASES
+from app.api.families.dialects import FAMILIES
 from app.api.problems import PROBLEMS, Code
 from app.api.requests import parse_object
 from app.api.streaming.messages import Message, message_id, read_message
@@ -91,6 +93,17 @@ def test_the_protocol_page_shows_every_message_of_the_server_and_every_close_cod
     assert codes == set(
         re.findall(r"\b4[45]\d\d\b", page[page.index("| code | meaning | do |\n|---|---|---|\n| 1000") :])
     )
+
+
+def test_the_page_for_other_clients_has_every_path_type_and_name() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    kinds = {
+        kind
+        for family in FAMILIES.values()
+        for dialect in family.values()
+        for kind in (dialect.kind, *dialect.kinds.values())
+    }
+    assert [word for word in (*FAMILIES, *ALIASES, *sorted(kinds)) if f"`{word}`" not in page] == []
 
 
 def test_every_failure_code_is_given_by_some_decision() -> None:

@@ -201,7 +201,7 @@ class Wire:
     async def serve(self) -> None:
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         async with asyncio.timeout(WAIT_SECONDS):
-            await serve_socket(WebSocket(scope, self._receive, self._send), self._wires.sessions)
+            await serve_socket(WebSocket(scope, self._receive, self._send), self._wires.sessions, {})
 
     async def _receive(self) -> Message:
         if self.inbox.empty():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from app.api.streaming.websocket import PATHS
+from app.api.families.dialects import FAMILIES
 from tests.integration.api import (
     LIFE,
     WAIT_SECONDS,
@@ -22,8 +22,8 @@ from tests.integration.api import (
 )
 
 STATUSES = ["pending", "routing", "routing", "building", "submitted", "confirmed"]
-WITH_ID = [path for path in PATHS if "{order_id}" in path]
-WITHOUT_ID = [path for path in PATHS if "{order_id}" not in path]
+WITH_ID = [path for path in FAMILIES if "{order_id}" in path]
+WITHOUT_ID = [path for path in FAMILIES if "{order_id}" not in path]
 SWAP = {"tokenIn": "SOL", "tokenOut": "USDC", "amount": 1.5, "orderType": "market"}
 
 

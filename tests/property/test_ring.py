@@ -65,7 +65,7 @@ class Client:
         self.open = True
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         socket = WebSocket(scope, self.inbox.get, self.take)
-        self.serving = asyncio.create_task(serve_socket(socket, self.sessions))
+        self.serving = asyncio.create_task(serve_socket(socket, self.sessions, {}))
 
     def follow(self, order_id: str, by: str) -> None:
         last = self.received[order_id][-1] if self.received[order_id] else 0

@@ -99,7 +99,7 @@ class Subscriber:
         start: dict[str, object] = {"from": "start"} if self.cursor is None else {"after": self.cursor}
         self.say(type="subscribe", sub="s", **self.wish.options, **start)
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
-        self.serving = asyncio.create_task(serve_socket(WebSocket(scope, self.inbox.get, self.take), self.sessions))
+        self.serving = asyncio.create_task(serve_socket(WebSocket(scope, self.inbox.get, self.take), self.sessions, {}))
 
     def say(self, **members: object) -> None:
         self.inbox.put_nowait({"type": "websocket.receive", "text": json.dumps(members)})

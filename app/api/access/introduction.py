@@ -8,7 +8,7 @@ from app.api.streaming.messages import Hello, MessageId, message_id, read_member
 async def introduced(entry: Entry, text: str | None) -> tuple[Hello, MessageId] | Closing:
     """Take note of who a socket's first message says it is; return that message and its id, or why the socket ends."""
     try:
-        members = read_members(text)
+        members, _ = read_members(text)
         reply_to = message_id(members)
         # Whatever else it asks for is not even looked at.
         said = read_message(members, now_us=0) if members.get("type") == "hello" else None

@@ -6,6 +6,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from app.api.access.entry import Entry
+from app.api.families.aliases import Update
+from app.api.families.dialects import Dialect
 from app.api.problems import LOG_REWOUND, SLOW, Closing, ProblemError, message_of
 from app.api.streaming.messages import MessageId
 from app.api.streaming.ring import LogNotChainedError, NotChainedError
@@ -38,8 +40,12 @@ class Outlet(Protocol):
 class Feed(Subscription):
     """A subscription of a socket."""
 
-    def __init__(self, wanted: Wanted, start: Start | None, reply_to: MessageId) -> None:
+    def __init__(
+        self, wanted: Wanted, start: Start | None, reply_to: MessageId, dialect: Dialect | None = None
+    ) -> None:
         super().__init__(wanted, start)
+        self.dialect: Final = dialect if wanted.name is None else None
+        """How its events are written; None: as they are stored."""
         self.key: Final = wanted.name or self.topic
         self.reply_to: Final = reply_to
         self.held = False
@@ -58,6 +64,11 @@ class Feed(Subscription):
         self.behind_since: float | None = None
         """When it was told of an event that it has not caught up with; None before it caught up for the first time."""
         self.lagging_since: float | None = None
+
+    def told_as(self, update: Update) -> str:
+        """Return the event that was just passed in the client's own dialect."""
+        assert self.dialect is not None
+        return self.dialect.text_of(update, self.place.text)
 
     @property
     def names(self) -> dict[str, str]:
@@ -206,7 +217,8 @@ class Deliveries:
         except ProblemError as problem:
             if self._is_current(feed):
                 self.forget(feed)
-                await self._outlet.send(message_of(problem, feed.reply_to, feed.names))
+                told = {} if feed.dialect is None else {"error": problem.detail}
+                await self._outlet.send(message_of(problem, feed.reply_to, {**feed.names, **told}))
         except StoreUnavailableError:
             # Nothing new can come from the log either, so no other subscription waits for this one.
             await self._sessions.clock.sleep(BACK_OFF_SECONDS)
@@ -256,12 +268,15 @@ class Deliveries:
         for frame in following.frames:
             # First, as this may fail: then the event is still to come.
             is_wanted = await self._sessions.source.admits(feed.wanted, frame)
+            update = None
+            if is_wanted and feed.dialect is not None:
+                update = await self._sessions.source.update_of(frame, feed.dialect)
             if feed.room <= 0 or not self._is_current(feed):
                 return False
             feed.place.passed(frame)
             if is_wanted:
                 feed.sent(frame)
-                texts.append(feed.text_of(frame))
+                texts.append(feed.text_of(frame) if update is None else feed.told_as(update))
                 size += len(texts[-1])
                 if len(texts) >= (feed.wanted.batch or 1) or size > BATCH_CHARACTERS_MAX:
                     await self._flush(feed, texts)

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, get_args
 from msgspec import Struct
 from starlette.datastructures import QueryParams
 
+from app.api.families.dialects import Asked
 from app.api.orders.request import OrderRequest, read_order
 from app.api.problems import FieldError, ProblemError
 from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable, parse_object, pointer_to
@@ -98,8 +99,8 @@ Message = Hello | Submit | Subscribe | Unsubscribe | Ack | Cancel | Ping
 MessageId = str | int | None
 
 
-def read_members(text: str | None) -> dict[str, Any]:
-    """Return the members of a message, taken out of what clients of engines like this one wrap them in.
+def read_members(text: str | None) -> tuple[dict[str, Any], Asked]:
+    """Return the members of a message, taken out of what clients of engines like this one wrap them in, and which.
 
     Such are a bare order id, ``{"action":"execute","order":{…}}`` and ``{"type":"subscribe","payload":{…}}``.
 
@@ -114,16 +115,29 @@ def read_members(text: str | None) -> dict[str, Any]:
     bare = text.strip()
     with suppress(BadIdError):
         partition_in(bare)
-        return {"orderId": bare}
+        return {"orderId": bare}, "id"
     members = parse_object(text)
     outer = {name: members[name] for name in ("type", "id") if name in members}
     match members:
         case {"action": "execute", "order": dict() as order}:
-            return {**outer, **order}
+            return {**outer, **order}, "action"
         case {"type": "subscribe" | "unsubscribe", "payload": dict() as payload}:
-            return {**payload, **outer}
+            return {**payload, **outer}, "payload"
+        case {"type": "subscribe"}:
+            return members, "subscribe"
         case _:
-            return members
+            return members, "members"
+
+
+def asked_by_url(scope: Scope) -> Asked:
+    """Return how a URL asks for the events of a scope."""
+    match scope:
+        case OrderScope():
+            return "order"
+        case ClientScope():
+            return "client"
+        case AllScope():
+            return "all"
 
 
 def message_id(members: Mapping[str, Any]) -> MessageId:

@@ -8,6 +8,8 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from app.api.families.aliases import Update
+from app.api.families.dialects import Dialect
 from app.api.problems import FieldError, ProblemError
 from app.api.resume import PAGE as EVENTS_PAGE
 from app.api.resume import After, Resumed, read_events, read_on, resume, resume_from_ring
@@ -185,6 +187,30 @@ class Source:
             return True
         assets = None if wanted.filter.assets is None else await self._assets_of(frame)
         return wanted.filter.admits(frame, assets)
+
+    async def update_of(self, frame: Frame, dialect: Dialect) -> Update:
+        """Return an event with what ``dialect`` tells of its order's past.
+
+        Raises:
+            StoreUnavailableError: back off and ask again.
+        """
+        members = msgspec.json.decode(frame.text)
+        first = await self._event(frame.order_id, 1) if "receipt" in members else None
+        before = await self._event(frame.order_id, frame.seq - 1) if dialect.needs_before and frame.seq > 1 else None
+        return Update(
+            frame=members,
+            is_last=frame.terminal,
+            side=None if first is None else msgspec.json.decode(first.text)["side"],
+            before=None if before is None else before.status,
+        )
+
+    async def _event(self, order_id: str, seq: int) -> Frame | None:
+        found = self._ring.after(order_id, seq - 1)
+        if found:
+            return found[0]
+        async with self._catch_ups:
+            events = await read_events(self._store, order_id, seq - 1, 1)
+        return frame_of_event(order_id, events[0]) if events else None
 
     def where(self, subscription: Subscription) -> str:
         """Return the cursor of a subscription's place, which moves with the ring while nothing follows."""

@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app.api.access.entry import Entry, unguarded
 from app.api.access.introduction import confirmed, introduced
 from app.api.access.limits import HELLO_SECONDS
+from app.api.families.dialects import Asked, Dialect, Family
 from app.api.orders.request import OrderRequest
 from app.api.problems import (
     SLOW,
@@ -38,6 +39,7 @@ from app.api.streaming.messages import (
     Submit,
     Subscribe,
     Unsubscribe,
+    asked_by_url,
     message_id,
     read_members,
     read_message,
@@ -57,30 +59,15 @@ FOREIGN_SUBPROTOCOL: Final = Closing(4406, f"offer the subprotocol {SUBPROTOCOL}
 FOREIGN_VERSION: Final = Closing(4406, f"this server speaks version {VERSION} of the protocol")
 
 
-PATHS: Final = (
-    "/api/orders/ws",
-    "/api/orders/execute",
-    "/api/orders/execute/{order_id}",
-    "/api/orders/{order_id}/status",
-    "/api/orders/{order_id}/stream",
-    "/api/orders/status",
-    "/api/orders/status/{order_id}",
-    "/api/orders/stream/{order_id}",
-    "/ws",
-    "/ws/orders/{order_id}",
-    "/ws/{order_id}",
-)
-"""The first is ours; clients of engines like this one connect to the others."""
-
-
 class _SocketGoneError(Exception):
     """The socket cannot be written to any more."""
 
 
-async def serve_socket(socket: WebSocket, sessions: Sessions, entry: Entry | None = None) -> None:
+async def serve_socket(socket: WebSocket, sessions: Sessions, family: Family, entry: Entry | None = None) -> None:
     """Serve one socket until either side ends it.
 
     Args:
+        family: how its path's plain frames are written.
         entry: who opened it; None: somebody who may do everything.
     """
     entry = entry or unguarded()
@@ -96,7 +83,7 @@ async def serve_socket(socket: WebSocket, sessions: Sessions, entry: Entry | Non
     except OSError:
         # The client left during the handshake.
         return
-    session = Session(socket, sessions, entry)
+    session = Session(socket, sessions, family, entry)
     refusal = refusal or sessions.objection or entry.closing
     if refusal is not None:
         await session.close(refusal)
@@ -111,8 +98,9 @@ async def serve_socket(socket: WebSocket, sessions: Sessions, entry: Entry | Non
 class Session:
     """One socket."""
 
-    def __init__(self, socket: WebSocket, sessions: Sessions, entry: Entry) -> None:
+    def __init__(self, socket: WebSocket, sessions: Sessions, family: Family, entry: Entry) -> None:
         self._socket = socket
+        self._family = family
         self._all = sessions
         self._entry = entry
         self._replies: deque[str] = deque()
@@ -199,9 +187,10 @@ class Session:
     def _take(self, text: str | None, tasks: asyncio.TaskGroup) -> None:
         reply_to: MessageId = None
         members: dict[str, Any] = {}
+        asked: Asked = "members"
         problem: ProblemError | None = None
         try:
-            members = read_members(text)
+            members, asked = read_members(text)
             reply_to = message_id(members)
         except ProblemError as found:
             problem = found
@@ -214,20 +203,27 @@ class Session:
                 raise problem
             claim = self._entry.principal.claimed
             said = read_message(members, now_us=self._all.clock.now_us(), claim=claim)
-            self._obey(said, reply_to, tasks)
+            self._obey(said, reply_to, self._family.get(asked), tasks)
         except ProblemError as found:
-            self.reply(message_of(found, reply_to))
+            self.reply(message_of(found, reply_to, self._told_as(found)))
 
-    def _obey(self, said: Message, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
+    def _told_as(self, problem: ProblemError) -> dict[str, str]:
+        """Return how clients of others read a refusal; they do not know ours."""
+        return {"error": problem.detail} if self._family else {}
+
+    def _obey(self, said: Message, reply_to: MessageId, dialect: Dialect | None, tasks: asyncio.TaskGroup) -> None:
         match said:
             case Hello(version, None):
                 self._greet(version, reply_to)
             case Hello(version, str(token)):
                 self._start(self._greet_again(version, token, reply_to), tasks)
             case Submit(request, follow):
-                self._submit(request, follow, reply_to, tasks)
+                # Watching starts before the append, so that none of its events can be missed.
+                order_id = self._all.intake.new_order_id(request)
+                wanted = Wanted(scope=OrderScope(order_id), start=0, name=follow)
+                self._submit(request, Feed(wanted, None, reply_to, dialect), tasks)
             case Subscribe(wanted):
-                self._subscribe(Feed(wanted, wanted.start, reply_to))
+                self._subscribe(Feed(wanted, wanted.start, reply_to, dialect))
             case Unsubscribe(key):
                 self._unsubscribe(key, reply_to)
             case Ack(key, cursor):
@@ -287,9 +283,10 @@ class Session:
         try:
             wanted = read_url(self._socket.path_params.get("order_id"), self._socket.query_params)
             if wanted is not None:
-                self._subscribe(Feed(wanted, wanted.start, None))
+                asked = asked_by_url(wanted.scope)
+                self._subscribe(Feed(wanted, wanted.start, None, self._family.get(asked)))
         except ProblemError as problem:
-            self.reply(message_of(problem))
+            self.reply(message_of(problem, None, self._told_as(problem)))
 
     def _subscribe(self, feed: Feed) -> None:
         self._deliveries.watch(feed)
@@ -305,14 +302,11 @@ class Session:
         self._deliveries.forget(feed)
         self.reply(message("unsubscribed", reply_to, facts))
 
-    def _submit(self, request: OrderRequest, follow: str | None, reply_to: MessageId, tasks: asyncio.TaskGroup) -> None:
+    def _submit(self, request: OrderRequest, feed: Feed, tasks: asyncio.TaskGroup) -> None:
         self._check_room()
-        # Watching starts before the append, so that none of its events can be missed.
-        order_id = self._all.intake.new_order_id(request)
-        feed = Feed(Wanted(scope=OrderScope(order_id), start=0, name=follow), None, reply_to)
         feed.held = True
         self._deliveries.watch(feed)
-        self._start(self._place(feed, order_id, request), tasks)
+        self._start(self._place(feed, feed.topic, request), tasks)
 
     def _check_room(self) -> None:
         if len(self._requests) >= REQUESTS_MAX:
@@ -332,7 +326,7 @@ class Session:
             await self._entry.principal.require_cancelling(order_id)
             cancel = await self._all.intake.cancel(order_id)
         except ProblemError as problem:
-            self.reply(message_of(problem, reply_to, {"orderId": order_id}))
+            self.reply(message_of(problem, reply_to, {"orderId": order_id, **self._told_as(problem)}))
             return
         facts = {"orderId": order_id, "seq": cancel.seq, **_members_of(cancel.cursor)}
         self.reply(message(cancel.status, reply_to, facts))
@@ -342,7 +336,7 @@ class Session:
             placed = await self._all.intake.place(order_id, request)
         except ProblemError as problem:
             self._deliveries.forget(feed)
-            self.reply(message_of(problem, feed.reply_to))
+            self.reply(message_of(problem, feed.reply_to, self._told_as(problem)))
             return
         follow = feed.wanted.name
         if placed.repeated:
@@ -360,7 +354,7 @@ class Session:
                 self._deliveries.again(feed.key)
         elif not silent:
             wanted = Wanted(scope=OrderScope(placed.order_id), start=0, name=follow)
-            self._subscribe(Feed(wanted, 0, None))
+            self._subscribe(Feed(wanted, 0, None, feed.dialect))
 
     def reply(self, text: str) -> None:
         """See :meth:`Outlet.reply`."""
