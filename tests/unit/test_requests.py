@@ -152,7 +152,13 @@ REFUSED_FIELDS = [
     (with_fields(clientId="a", userId="a"), "/userId", "must not be given beside clientId: both mean the same"),
     (with_fields(idempotencyKey=5), "/idempotencyKey", "must be text of 1 to 255 printable characters"),
     (with_fields(slipageBps=5), "/slipageBps", "is not a field here; did you mean slippageBps?"),
-    (with_fields(token_in="SOL"), "/token_in", "is not a field here; did you mean tokenIn?"),
+    (with_fields(token_in="SOL"), "/token_in", "does not belong here: give either side, baseAsset, "
+     "quoteAsset and amount, or tokenIn, tokenOut and amount"),
+    (with_fields(tokenInn="SOL"), "/tokenInn", "is not a field here; did you mean tokenIn?"),
+    *((with_fields(**{name: "SOL"}), f"/{name}", "is refused because it does not say what is paid for what: "
+       "give side, baseAsset and quoteAsset") for name in ("symbol", "token", "tokenAddress", "pair")),
+    (json.dumps({**SWAP, "inputMint": "SOL"}), "/inputMint", "must not be given beside tokenIn: both mean the same"),
+    (with_fields(baseToken="SOL"), "/baseToken", "must not be given beside baseAsset: both mean the same"),
     (json.dumps({**SWAP, "amount": "1.1234567890"}), "/amount", "must have at most 9 digits after the decimal point"),
     (json.dumps({**SWAP, "tokenOut": "SOL"}), "/tokenOut", "must be another token than tokenIn"),
     (json.dumps({**SWAP, "amountIn": "2"}), "/amountIn", "must not be given beside amount: both mean the same"),

@@ -18,17 +18,25 @@ from app.orders.money import format_units, parse_positive_units
 from eventstore.canonical import canonical
 
 _FINGERPRINT_DIGITS: Final = 32
-_SIDE_FIELDS: Final = ("side", "baseAsset", "quoteAsset")
-_SWAP_FIELDS: Final = ("tokenIn", "tokenOut", "amountIn")
+_BASE: Final = ("baseAsset", "baseToken")
+_QUOTE: Final = ("quoteAsset", "quoteToken")
+_IN: Final = ("tokenIn", "token_in", "tokenMintIn", "inputMint", "fromToken")
+_OUT: Final = ("tokenOut", "token_out", "tokenMintOut", "outputMint", "toToken")
+_AMOUNT: Final = ("amount",)
+_AMOUNT_IN: Final = ("amountIn", "amount_in")
+_CLIENT: Final = ("clientId", "userId", "userWallet")
+_SIDE_FIELDS: Final = ("side", *_BASE, *_QUOTE)
+_SWAP_FIELDS: Final = (*_IN, *_OUT, *_AMOUNT_IN)
 _ORDER_FIELDS: Final = (
-    *_SIDE_FIELDS,
-    *("tokenIn", "tokenOut", "amount", "amountIn"),
-    *("slippageBps", "clientId", "userId", "idempotencyKey", "clientOrderId"),
+    *("side", _BASE[0], _QUOTE[0], _IN[0], _OUT[0], *_AMOUNT, _AMOUNT_IN[0]),
+    *("slippageBps", *_CLIENT, "idempotencyKey", "clientOrderId"),
     *OWN_FIELDS,
 )
 _SHAPES: Final = (
-    f"does not belong here: give either {', '.join(_SIDE_FIELDS)} and amount, or tokenIn, tokenOut and amount"
+    "does not belong here: give either side, baseAsset, quoteAsset and amount, or tokenIn, tokenOut and amount"
 )
+_ONE_TOKEN: Final = "is refused because it does not say what is paid for what: give side, baseAsset and quoteAsset"
+_EXPLAINED: Final = dict.fromkeys(("symbol", "token", "tokenAddress", "pair"), _ONE_TOKEN)
 
 
 class OrderRequest(Struct, frozen=True, kw_only=True):
@@ -52,7 +60,7 @@ def read_order(members: Mapping[str, Any], header_key: str | None = None, *, now
     trade, foreign = read_trade(form, members)
     terms = read_terms(form, trade, now_us)
     slippage_bps = read_slippage_bps(form)
-    client = form.text(("clientId", "userId"), CLIENT_CHARACTERS_MAX)
+    client = form.text(_CLIENT, CLIENT_CHARACTERS_MAX)
     key = _key(form, header_key)
     form.refuse_unknown(_ORDER_FIELDS, {**explained_terms(trade.side), **foreign})
     form.finish("invalid_order")
@@ -96,23 +104,24 @@ def _command(trade: Trade, terms: TypeTerms, slippage_bps: int, client: str | No
 def read_trade(form: Form, members: Mapping[str, Any]) -> tuple[Trade, dict[str, str]]:
     """Take what is to be swapped, in either shape; also return what to say of the other shape's fields."""
     swap = any(name in members for name in _SWAP_FIELDS) and not any(name in members for name in _SIDE_FIELDS)
-    return _trade(form, swap=swap), dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
+    foreign = dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
+    return _trade(form, swap=swap), {**_EXPLAINED, **foreign}
 
 
 def _trade(form: Form, *, swap: bool) -> Trade:
     side: Side | None = "sell" if swap else _side(form)
-    names = ("tokenIn", "tokenOut") if swap else ("baseAsset", "quoteAsset")
+    names = (_IN, _OUT) if swap else (_BASE, _QUOTE)
     base, quote = _token(form, names[0]), _token(form, names[1])
-    _check_pair(form, base, quote, names)
-    amount = _amount(form, base, ("amount", "amountIn") if swap else ("amount",))
+    _check_pair(form, base, quote, (names[0][0], names[1][0]))
+    amount = _amount(form, base, (*_AMOUNT, *_AMOUNT_IN) if swap else _AMOUNT)
     return Trade(side=side, base=base, quote=quote, amount=amount)
 
 
 def _side(form: Form) -> Side | None:
     value = form.take(("side",))
-    match value:
-        case "buy" | "sell":
-            return cast(Side, value)
+    match value.lower() if isinstance(value, str) else value:
+        case "buy" | "sell" as side:
+            return cast(Side, side)
         case None:
             form.refuse("side", 'is missing: give "buy" or "sell", or name tokenIn and tokenOut instead')
         case _:
@@ -120,15 +129,15 @@ def _side(form: Form) -> Side | None:
     return None
 
 
-def _token(form: Form, name: str) -> Token | None:
-    text = form.text((name,), CLIENT_CHARACTERS_MAX, needed=True)
+def _token(form: Form, names: tuple[str, ...]) -> Token | None:
+    text = form.text(names, CLIENT_CHARACTERS_MAX, needed=True)
     if text is None:
         return None
     try:
         return token(text)
     except UnknownTokenError as error:
         known = ", ".join(error.known)
-        form.refuse(name, f"is not a known token: give one of {known}, a launched one such as NEW1, or its mint")
+        form.refuse(names[0], f"is not a known token: give one of {known}, a launched one such as NEW1, or its mint")
         return None
 
 

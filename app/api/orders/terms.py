@@ -19,10 +19,11 @@ VENUES: Final = 2
 PRICE_DIGITS_MAX: Final = 20
 """Digits of a limit price before the point: as many as the read model keeps."""
 
+_TYPE_NAMES: Final = ("orderType", "type", "order_type")
 _PRICE_NAMES: Final = ("limitPrice", "price", "targetPrice", "limit_price")
 _TIME_IN_FORCE_NAMES: Final = ("timeInForce", "tif")
 OWN_FIELDS: Final = (
-    *("orderType", "type", "limitPrice", "maxPrice", "timeInForce", "tif", "expireAt"),
+    *(*_TYPE_NAMES, "limitPrice", "maxPrice", "timeInForce", "tif", "expireAt"),
     *("maxFeeBps", "maxImpactBps", "minVenues"),
     *_PRICE_NAMES[1:],
 )
@@ -107,7 +108,7 @@ def fingerprint_of_terms(terms: TypeTerms) -> dict[str, str | int]:
 
 
 def _order_type(form: Form) -> OrderType | None:
-    value = form.take(("orderType", "type"))
+    value = form.take(_TYPE_NAMES)
     name = value.lower() if isinstance(value, str) else value
     if name is None:
         return "market"
