@@ -1,0 +1,1 @@
+"""The collections of requests in docs/collections, made from one table of examples."""
