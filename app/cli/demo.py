@@ -22,8 +22,7 @@ from app.cli.connections import settings_here
 from app.cli.orders.lines import event_line
 from app.cli.roles import run_until_signal
 from app.cli.up import address, engine
-from app.client import Client
-from app.client.client import TERMINAL
+from app.client import TERMINAL, Client
 from app.embedded import Servers
 from app.main import opened
 from app.settings import Settings

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from app.api.access.keys import digest_of
 from app.cli.main import app
-from app.client import Client, OrderRefusedError
+from app.client import Client, OrderRefusedError, SentAwayError
 from tests.conftest import execute
 from tests.integration.api import ORDER, live
 from tests.integration.guarded import ANN, Guarded, on_guarded
@@ -54,7 +54,7 @@ def test_the_client_shows_its_key_and_sees_its_own_orders(keys_url: str) -> None
 def test_the_client_does_not_come_back_with_a_key_that_is_none_or_ends(keys_url: str) -> None:
     async def scenario(on: Guarded) -> None:
         async with Client(on.api.url, key="otk_nonsense", tries=1_000) as stranger:
-            with pytest.raises(OrderRefusedError, match="opens nothing"):
+            with pytest.raises(SentAwayError, match="4401: this key opens nothing"):
                 await anext(stranger.stream())
         async with Client(on.api.url, key=on.ann.key, tries=1_000) as ann:
 
@@ -65,7 +65,7 @@ def test_the_client_does_not_come_back_with_a_key_that_is_none_or_ends(keys_url:
             following = asyncio.create_task(follow())
             await subscribers(on.api, 1)
             await on.revoke(on.ann)
-            with pytest.raises(OrderRefusedError, match="key opens nothing any more"):
+            with pytest.raises(SentAwayError, match="4401: this connection's key opens nothing any more"):
                 await following
 
     on_guarded(keys_url, scenario)

@@ -18,7 +18,7 @@ ORDER = "01ARZ3NDEKTSV4RRFFQ69G5FAV-00"
 def event(seq: int, last: int = 6, epoch: int = 1) -> str:
     status = "confirmed" if seq == last else "routing"
     cursor, at = f"{epoch}-{seq}-00000000", "2026-11-22T00:00:00.000000Z"
-    return json.dumps({"event": "e", "seq": seq, "status": status, "cursor": cursor, "at": at})
+    return json.dumps({"event": "e", "orderId": ORDER, "seq": seq, "status": status, "cursor": cursor, "at": at})
 
 
 def fork(common: int | None) -> str:
@@ -26,6 +26,13 @@ def fork(common: int | None) -> str:
     return json.dumps(
         {"type": "error", "code": "fork", "message": "did not last", "orderId": ORDER, "lastCommon": last}
     )
+
+
+async def subscription(socket: ServerConnection) -> dict[str, str]:
+    """What the client asks for after its hello."""
+    assert json.loads(await socket.recv()) == {"type": "hello"}
+    members: dict[str, str] = json.loads(await socket.recv())
+    return members
 
 
 def followed(handler: Handler, *, tries: int = 10) -> list[int]:
@@ -43,7 +50,7 @@ def followed(handler: Handler, *, tries: int = 10) -> list[int]:
 @pytest.mark.parametrize("cut", ["abort", "close"])
 def test_reconnect_after_each_event_resumes_at_the_cursor_of_the_last(cut: str) -> None:
     async def one_event(socket: ServerConnection) -> None:
-        request = json.loads(await socket.recv())
+        request = await subscription(socket)
         seen = int(request["after"].split("-")[1]) if "after" in request else 0
         await socket.send(event(seen + 1))
         if cut == "abort":
@@ -54,7 +61,7 @@ def test_reconnect_after_each_event_resumes_at_the_cursor_of_the_last(cut: str) 
 
 def test_an_order_without_further_events_ends_at_once() -> None:
     async def ended(socket: ServerConnection) -> None:
-        await socket.recv()
+        await subscription(socket)
         await socket.send(json.dumps({"type": "subscribed", "orderId": ORDER, "after": 6, "ended": True}))
         await socket.wait_closed()
 
@@ -67,7 +74,7 @@ def test_a_refused_resume_is_told_and_not_repeated() -> None:
     async def refusing(socket: ServerConnection) -> None:
         nonlocal connections
         connections += 1
-        await socket.recv()
+        await subscription(socket)
         await socket.send(json.dumps({"type": "error", "code": "not_found", "message": "there is no such order"}))
 
     with pytest.raises(OrderRefusedError, match="there is no such order"):
@@ -77,7 +84,7 @@ def test_a_refused_resume_is_told_and_not_repeated() -> None:
 
 def test_a_server_that_only_closes_is_given_up_after_the_tries() -> None:
     async def closing(socket: ServerConnection) -> None:
-        await socket.recv()
+        await subscription(socket)
 
     with pytest.raises(UnreachableError, match="the server closed the connection"):
         followed(closing, tries=2)
@@ -86,7 +93,7 @@ def test_a_server_that_only_closes_is_given_up_after_the_tries() -> None:
 @pytest.mark.parametrize(("common", "expected"), [(2, LastCommon(2, "1-2-00000000")), (None, None)])
 def test_a_fork_is_raised_with_the_last_common_event(common: int | None, expected: LastCommon | None) -> None:
     async def forked(socket: ServerConnection) -> None:
-        await socket.recv()
+        await subscription(socket)
         await socket.send(fork(common))
 
     with pytest.raises(HistoryForkedError, match="did not last") as raised:
@@ -98,7 +105,7 @@ def watched(*options: str) -> Result:
     """What ``watch`` does while events 4 and later are lost between its first and its second connection."""
 
     async def rewound(socket: ServerConnection) -> None:
-        after = json.loads(await socket.recv()).get("after")
+        after = (await subscription(socket)).get("after")
         if after is None:
             for seq in (1, 2, 3, 4, 5):
                 await socket.send(event(seq))

@@ -106,7 +106,7 @@ def test_a_stream_from_now_resumes_where_it_began_or_at_its_last_bookmark() -> N
         elif number == 2:
             await socket.send(json.dumps({"type": "bookmark", "sub": "stream", "cursor": "1-9-bbbbbbbb"}))
         else:
-            await socket.send(json.dumps({"event": "pending", "cursor": "1-10-cccccccc"}))
+            await socket.send(json.dumps({"event": "pending", "orderId": "o", "seq": 1, "cursor": "1-10-cccccccc"}))
 
     async def scenario() -> None:
         async with serve(bookmarking, "127.0.0.1", 0) as server:
