@@ -1,0 +1,1 @@
+"""The dashboard: a static page without a build step, and the JavaScript client that it and others use."""
