@@ -19,6 +19,7 @@ from app.api.application import Services, create_application
 from app.api.orders.intake import OrderLimits
 from app.api.server import Server, listen
 from app.clock import Clock, SystemClock
+from app.dashboard.pages import pages
 from app.dex.chain import SimulatedChain
 from app.dex.market import SLOT_MS
 from app.dex.profile import Profile, profile_named
@@ -301,7 +302,7 @@ async def run_api(settings: Settings, servers: Servers, stopping: asyncio.Event)
             quoting=build_quoting(settings, chain, clock),
             access=access_policy(settings),
         )
-        server = Server(create_application(services))
+        server = Server(create_application(services, pages()))
         await server.serve_until(stopping, listen(settings.host, settings.port))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -74,8 +74,8 @@ class Services(Struct, frozen=True, kw_only=True):
     ring_characters_max: int = RING_CHARACTERS_MAX
 
 
-def create_application(services: Services) -> Starlette:
-    """Return the application; it starts working in its lifespan.
+def create_application(services: Services, pages: Sequence[BaseRoute] = ()) -> Starlette:
+    """Return the application, with ``pages`` beside the API; it starts working in its lifespan.
 
     ``state.sessions`` are its :class:`Sessions`; ``state.failed`` is set when it can do its work no longer: end it.
     """
@@ -122,6 +122,7 @@ def create_application(services: Services) -> Starlette:
             *StreamRoutes(sessions).routes(),
             *TicketRoutes(doors).routes(),
             *health.routes(),
+            *pages,
         ],
         middleware=[Middleware(Envelope, doors), Middleware(Edge), Middleware(Gate, doors)],
         exception_handlers={ProblemError: answer_problem, HTTPException: answer_routing_error},
