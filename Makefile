@@ -8,10 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-slow nemesis check audit format bench soak collections lock clean
+.PHONY: help demo run test test-slow test-browser nemesis check audit format bench soak collections lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Run the main job once, on embedded servers, and end
 	@$(BIN)/ordertape demo
@@ -20,10 +20,13 @@ run: $(READY) ## Run the engine on http://127.0.0.1:3000 (PORT) until Ctrl-C
 	@$(BIN)/ordertape up
 
 test: $(READY) ## Run the tests on their own servers, at most 5 minutes
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY) ## Run the crash and fault suites, at most 8 minutes
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
+
+test-browser: $(READY) ## Run the dashboard's tests in the system's Chromium, at most a minute
+	@$(BIN)/python -m pytest -m browser -n 0 tests/browser
 
 nemesis: $(READY) ## Break servers and processes by SEED (random) for SECONDS (120), and check every promise
 	@$(BIN)/python -m tests.nemesis.run --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
