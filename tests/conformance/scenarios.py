@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.conformance.followers import Frame, Task
-from tests.conformance.scripts import TORN_FRAME, Abort, Close, Connection
+from tests.conformance.scripts import TORN_FRAME, Abort, Close, Connection, Text
 
 ORDER: Final = "01ARZ3NDEKTSV4RRFFQ69G5FAV-00"
 OTHER: Final = "01ARZ3NDEKTSV4RRFFQ69G5FAW-00"
@@ -70,14 +70,14 @@ EVERY: Final = places(1, 2, 3, 4, 5, 6)
 BEGINNING: Final = Connection({"after": None}, [WELCOME, subscribed(0), *events(1, 2, 3)])
 
 
-def broken(name: str, *end: Frame | Close | Abort) -> Scenario:
+def broken(name: str, *end: Frame | Close | Abort | Text) -> Scenario:
     """After three events the connection ends; the rest must be asked for after the third, and comes."""
     first = Connection(BEGINNING.asked, [*BEGINNING.steps, *end])
     rest = Connection({"after": cursor(3)}, [WELCOME, subscribed(3), *events(4, 5, 6)])
     return Scenario(name=name, task=Task(wanted=ONE), script=[first, rest], seen=EVERY)
 
 
-def sent_away(name: str, code: int, *end: Frame | Close | Abort) -> Scenario:
+def sent_away(name: str, code: int, *end: Frame | Close | Abort | Text) -> Scenario:
     """After three events the client is told not to come back, and does not."""
     first = Connection(BEGINNING.asked, [*BEGINNING.steps, *end])
     told = {"code": "sent_away", "closeCode": code}
@@ -94,6 +94,8 @@ _ENDINGS: Final = [
     broken("a close in the middle of a frame", Abort(TORN_FRAME)),
     broken("goaway, then close", goaway(4503, 10), Close(4503)),
     broken("goaway, then no close", goaway(4503, 10), Abort()),
+    broken("what is no JSON", Text("nonsense")),
+    broken("what is no object", Text("3")),
     broken("the server's own trouble", error("unavailable")),
     broken("messages that nobody knows", {"type": "new"}, {"sub": "follow", "lagging": 3}, Close(4508)),
     *(sent_away(f"close {code}", code, Close(code)) for code in (1009, 4401, 4403, 4406, 4409, 4429)),
@@ -118,6 +120,13 @@ _REPEATS_AND_GAPS: Final = [
         "a first event that is missing at first",
         Connection({}, [WELCOME, subscribed(0), *events(2)]),
         Connection({}, [WELCOME, subscribed(0), *events(1, 2, 3, 4, 5, 6)]),
+    ),
+    resumed(
+        Task(wanted=ALL),
+        "an order's first event that is missing at first",
+        Connection({"from": "start"}, [WELCOME, subscribed("start"), event(2)]),
+        Connection({"after": "start"}, [WELCOME, subscribed("start"), event(1), event(2), COMPLETED]),
+        seen=places(1, 2),
     ),
     Scenario(
         name="an event that is missing for good",

@@ -39,7 +39,14 @@ class Ack:
     cursor: str
 
 
-Step = Frame | Close | Abort | Ack
+@dataclass(frozen=True)
+class Text:
+    """Send this as it is."""
+
+    text: str
+
+
+Step = Frame | Close | Abort | Ack | Text
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,15 @@ class ScriptedServer:
 
     script: Sequence[Connection]
     hellos: list[Frame] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """When each was heard, by the event loop's clock."""
     wrong: list[str] = field(default_factory=list)
     """Where clients did not ask for what the script expects."""
 
     async def serve(self, socket: ServerConnection) -> None:
         """Serve one connection."""
         self.hellos.append(json.loads(await socket.recv()))
+        self.times.append(asyncio.get_running_loop().time())
         connection = self.script[min(len(self.hellos), len(self.script)) - 1]
         members = json.loads(await socket.recv())
         asked = {name: members.get(name) for name in connection.asked}
@@ -90,6 +100,8 @@ class ScriptedServer:
             case Ack(cursor):
                 async with asyncio.timeout(WAIT_SECONDS):
                     assert json.loads(await socket.recv()) == {"type": "ack", "sub": "follow", "cursor": cursor}
+            case Text(text):
+                await socket.send(text)
             case _:
                 await socket.send(json.dumps(step))
 

@@ -83,6 +83,20 @@ def test_a_server_that_sends_more_than_there_is_room_for_is_left_and_resumed(nod
     )
     assert [line["item"]["orderId"] for line in lines if "item" in line] == orders
     assert len(server.hellos) == 2
+    reasons = [state["reason"] for state in states(lines) if state["state"] == "waiting"]
+    assert reasons == ["the server sent more than there was room for"]
+
+
+def test_what_waits_for_a_busy_application_when_the_connection_is_lost_comes_again(node: Node) -> None:
+    lines, _ = told(
+        node,
+        Task(wanted=ONE),
+        Connection({}, [subscribed(0), batch(event(1), event(2), event(3)), Abort()]),
+        Connection({"after": cursor(1)}, [subscribed(1), *(event(seq, epoch=2) for seq in (2, 3, 4, 5, 6))]),
+        busy=True,
+    )
+    cursors = [line["item"]["cursor"] for line in lines if "item" in line]
+    assert cursors == [cursor(1), *(cursor(seq, epoch=2) for seq in (2, 3, 4, 5, 6))]
 
 
 def test_cursors_are_saved_once_their_events_are_processed(node: Node) -> None:
