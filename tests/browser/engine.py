@@ -20,6 +20,7 @@ from eventstore.levels import FSYNC
 from tests.servers.single import unused_port
 
 WAIT_SECONDS = 20
+SCENARIO_SECONDS = 40
 SPEED_PPM = 5_000_000
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ORDER = {"side": "buy", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": "10", "clientId": "user01"}
@@ -162,7 +163,8 @@ class Browser:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         await page.goto(self._engine.api.url)
         await page.locator("#connection", has_text="live").wait_for()
-        await scenario(self._engine, page)
+        async with asyncio.timeout(SCENARIO_SECONDS):
+            await scenario(self._engine, page)
         await context.close()
         # What the browser says by itself of requests that were refused, or cut, on purpose.
         return [text for text in complaints if "Failed to load resource" not in text and "WebSocket" not in text]

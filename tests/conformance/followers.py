@@ -24,7 +24,7 @@ from app.client import (
     UnreachableError,
 )
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 15
 # Playwright brings the Node that drives the browser tests, so no machine lacks one.
 NODE: Final = Path(playwright.__file__).parent / "driver" / ("node.exe" if sys.platform == "win32" else "node")
 RUNNER: Final = Path(__file__).with_name("runner.mjs")
@@ -145,7 +145,14 @@ class Node:
 
     async def lines(self, url: str, task: Task, **options: Any) -> list[Frame]:
         """Follow, and return everything that is told: items, states, cursors saved, an error, the end."""
-        chosen = {"tries": task.tries, "chance": 0.5, "backOffMs": 1, "backOffMsMax": 10, **options}
+        chosen = {
+            "tries": task.tries,
+            "chance": 0.5,
+            "backOffMs": 1,
+            "backOffMsMax": 10,
+            "connectMs": 60_000,
+            **options,
+        }
         if task.silence_ms is not None:
             chosen["silenceMs"] = task.silence_ms
         if task.token is not None:
