@@ -6,11 +6,22 @@ import { follow } from "../../app/dashboard/static/resume.js";
 const print = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
 async function follows(url, wanted, options, count) {
+  // An application that is busy with its first item until the connection after the first is up.
+  let connections = 0;
+  let resumed;
+  const secondConnection = new Promise((resolve) => (resumed = resolve));
   const store = {
     load: () => options.stored,
-    save: (cursor) => "stored" in options && print({ saved: cursor }),
+    save: async (cursor) => {
+      if (options.busy) await secondConnection;
+      if ("stored" in options) print({ saved: cursor });
+    },
   };
-  const onState = (state) => print({ state });
+  const onState = (state) => {
+    print({ state });
+    if (state.state === "replaying") connections += 1;
+    if (connections === 2) resumed();
+  };
   let left = count ?? Infinity;
   for await (const item of follow(url, wanted, { ...options, store, onState, random: () => options.chance })) {
     print({ item });

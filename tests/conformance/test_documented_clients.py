@@ -41,7 +41,7 @@ async def _seen(follow: Callable[[str], Awaitable[list[str]]], url: str) -> list
 
 def test_the_javascript_snippet_shows_an_orders_life(tmp_path: Path) -> None:
     for name in ("resume.js", "progress.js"):
-        (tmp_path / name).write_bytes((ROOT / "app/client/dashboard/static" / name).read_bytes())
+        (tmp_path / name).write_bytes((ROOT / "app/dashboard/static" / name).read_bytes())
     (tmp_path / "package.json").write_text('{"type":"module"}')
     call = "\nconsole.log((await names(process.argv[2], process.argv[3])).join());\n"
     (tmp_path / "snippet.js").write_text(snippet("js") + call)

@@ -232,7 +232,7 @@ export class Following {
         if (frame?.type === "goaway") leave = { code: frame.code, reason: frame.reason, waitMs: frame.reconnectAfterMs };
         listen(silenceMs);
         if (frame) this.#hear(frame);
-        else end({ code: LOST, reason: "the server sent what is no JSON" });
+        else end({ code: LOST, reason: "the server sent what is no JSON object" });
       };
       // A close follows.
       socket.onerror = () => {};
@@ -384,7 +384,8 @@ export class Following {
 /** @param {string} text */
 function parsed(text) {
   try {
-    return JSON.parse(text);
+    const value = JSON.parse(text);
+    return typeof value === "object" ? value : undefined;
   } catch {
     return undefined;
   }
