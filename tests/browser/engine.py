@@ -17,6 +17,7 @@ from app.embedded import Servers
 from app.main import run_api, run_projector, run_worker
 from app.settings import Settings
 from eventstore.levels import FSYNC
+from tests.integration.guarded import made_key
 from tests.servers.single import unused_port
 
 WAIT_SECONDS = 20
@@ -91,6 +92,22 @@ class Engine:
         self.api, self.other = Api(settings, servers), Api(settings, servers)
         self._settings = settings
         self._servers = servers
+
+    @asynccontextmanager
+    async def guarded(self) -> AsyncIterator[Api]:
+        """A third API, which asks for keys, until the context closes; somebody must have one before."""
+        api = Api(replace(self._settings, auth="keys"), self._servers)
+        await api.start()
+        try:
+            yield api
+        finally:
+            await api.stop()
+            await api.http.aclose()
+
+    async def key_of(self, client: str) -> str:
+        """Make a trader's key."""
+        assert self._servers.database_url is not None
+        return (await made_key(self._servers.database_url, client, "trader"))[1]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -1,10 +1,9 @@
 """The dashboard: orders placed and followed, connections lost and resumed, problems shown where they belong."""
 
-import json
 import re
 
 import pytest
-from playwright.async_api import Locator, Page, Route, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser.engine import Browser, Engine
 
@@ -154,25 +153,27 @@ def test_problems_are_shown_at_their_fields(browser: Browser) -> None:
     assert browser.visit(scenario) == []
 
 
-def test_a_key_is_asked_for_when_the_server_wants_one_and_stays_in_the_tab(browser: Browser) -> None:
+def test_with_a_trader_s_key_the_page_shows_that_client_s_orders_and_keeps_the_key_in_the_tab(browser: Browser) -> None:
     async def scenario(engine: Engine, page: Page) -> None:
-        keys: list[str | None] = []
-
-        async def guard(route: Route) -> None:
-            keys.append(route.request.headers.get("authorization"))
-            if keys[-1] is not None:
-                await route.continue_()
-                return
-            problem = {"status": 401, "code": "unauthenticated", "detail": "send a key"}
-            await route.fulfill(status=401, content_type="application/problem+json", body=json.dumps(problem))
-
-        await page.route("**/api/orders", guard)
-        await page.get_by_role("button", name="Place the order").click()
-        await page.get_by_label("API key").fill("secret")
-        await page.get_by_role("button", name="Use it").click()
-        await page.get_by_role("button", name="Place the order").click()
-        await page.locator("#placed a").wait_for()
-        assert keys == [None, "Bearer secret"]
-        assert await page.evaluate("[Object.values(sessionStorage), localStorage.length]") == [["secret"], 0]
+        key = await engine.key_of("ann")
+        async with engine.guarded() as api:
+            foreign = await engine.api.place(clientId="sam")
+            await page.goto(api.url)
+            await page.get_by_label("API key").fill(f"{key[:-1]}x")
+            await page.get_by_role("button", name="Use it").click()
+            await page.get_by_text("The server does not take this API key.").wait_for()
+            await page.get_by_label("API key").fill(key)
+            await page.get_by_role("button", name="Use it").click()
+            await page.locator("#connection", has_text="live").wait_for()
+            await page.get_by_role("button", name="Place the order").click()
+            link = page.locator("#placed a")
+            await link.wait_for()
+            placed = (await link.get_attribute("href") or "").removeprefix("#/orders/")
+            await confirmed(page, placed).wait_for()
+            assert await page.locator(f'[data-order="{foreign}"]').count() == 0
+            await link.click()
+            await page.locator('.timeline li[data-event="confirmed"]').wait_for()
+            assert await page.evaluate("[Object.values(sessionStorage), localStorage.length]") == [[key], 0]
+            await page.goto("about:blank")
 
     assert browser.visit(scenario) == []

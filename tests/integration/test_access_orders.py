@@ -21,8 +21,10 @@ def test_nobody_without_a_key_is_answered_anything_but_whether_the_server_lives(
     async def scenario(on: Guarded) -> None:
         order_id = await on.ann.place()
         nobody = on.api.http
-        for path in ("/livez", "/readyz", "/health"):
+        for path in ("/livez", "/readyz", "/health", "/api/health"):
             assert (await nobody.get(path)).status_code in (200, 503)
+        for path in ("/", "/dashboard", "/dashboard/main.js", "/docs", "/problems", "/problems/not_found"):
+            assert (await nobody.get(path)).status_code in (200, 404)
         for method, path in (
             ("GET", f"/api/orders/{order_id}"),
             ("GET", f"/api/orders/{order_id}/events"),
@@ -37,6 +39,8 @@ def test_nobody_without_a_key_is_answered_anything_but_whether_the_server_lives(
             ("POST", "/api/tickets"),
             ("GET", "/nowhere"),
             ("POST", "/livez"),
+            ("POST", "/dashboard"),
+            ("GET", "/dashboards"),
         ):
             response = await nobody.request(method, path, json=ORDER if method == "POST" else None)
             problem(response, 401, "unauthenticated")

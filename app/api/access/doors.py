@@ -24,8 +24,11 @@ from projections.database import DATABASE_OUTAGES
 from projections.queries.keys import add_ticket, use_ticket
 
 TICKET_SECONDS: Final = 30
-PUBLIC: Final = frozenset({"/livez", "/readyz", "/health", "/problems"})
-PUBLIC_BELOW: Final = ("/problems/",)
+PUBLIC: Final = frozenset(
+    {"/", "/api/asyncapi.json", "/api/health", "/api/openapi.json", "/dashboard", "/docs", "/health"}
+    | {"/livez", "/problems", "/readyz"}
+)
+PUBLIC_BELOW: Final = ("/dashboard/", "/docs/", "/problems/")
 """What is answered to everybody who asks with GET, and where all that is below is."""
 _KEY_PARAMETERS: Final = frozenset({"token", "key", "apikey", "api_key", "access_token", "authorization", "auth"})
 _NO_KEY: Final = (

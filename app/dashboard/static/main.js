@@ -23,8 +23,9 @@ function showState({ state, resumed, recovered = 0, reason, retryInMs = 0 }) {
   if (state === "live" && resumed) toast(`Resumed after the last event: ${events}, none lost, none twice.`);
 }
 
-async function followAll() {
-  const mine = follow(socketUrl(), { scope: "all", snapshot: true }, { getToken: getKey, onState: showState, tries: Infinity });
+/** @param {{scope: "all"}|{clientId: string}} scope */
+async function followAll(scope = { scope: "all" }) {
+  const mine = follow(socketUrl(), { ...scope, snapshot: true }, { getToken: getKey, onState: showState, tries: Infinity });
   following = mine;
   try {
     await mine.forEach((item) => board.take(item));
@@ -33,9 +34,12 @@ async function followAll() {
     // A snapshot takes the place of everything that was shown.
     if (error.resume) {
       toast(`The server's history is not the one that was shown (${error.code}): it is shown anew.`, "bad");
-      followAll();
+      followAll(scope);
     } else if (isAboutKey(error)) {
       askForKey();
+    } else if (error.code === "forbidden" && mine.principal?.clientId && "scope" in scope) {
+      // A trader's key: the board shows that client's orders.
+      followAll({ clientId: mine.principal.clientId });
     } else {
       tell(`Orders are not followed any more: ${error.message}`);
     }

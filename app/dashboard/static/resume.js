@@ -102,6 +102,8 @@ export class Following {
   #socket;
   /** @type {unknown} */
   #failure;
+  /** @type {{clientId: string|null, roles: string[]}|undefined} who the server says this is, where it asks for keys */
+  principal;
   #isOver = false;
   #connections = 0;
   #failures = 0;
@@ -228,7 +230,10 @@ export class Following {
       socket.onmessage = (/** @type {any} */ { data }) => {
         if (this.#end !== end) return;
         const frame = parsed(data);
-        if (frame?.type === "welcome") silenceMs = this.#options.silenceMs ?? 2 * frame.heartbeatMs + 5_000;
+        if (frame?.type === "welcome") {
+          silenceMs = this.#options.silenceMs ?? 2 * frame.heartbeatMs + 5_000;
+          this.principal = frame.principal;
+        }
         if (frame?.type === "goaway") leave = { code: frame.code, reason: frame.reason, waitMs: frame.reconnectAfterMs };
         listen(silenceMs);
         if (frame) this.#hear(frame);
