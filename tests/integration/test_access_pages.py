@@ -40,7 +40,7 @@ def test_pages_of_foreign_origins_change_and_follow_nothing() -> None:
                     ("POST", "/order"),
                     ("DELETE", f"/api/orders/{order_id}"),
                     ("POST", f"/api/orders/{order_id}/cancel"),
-                    ("GET", f"/api/orders/{order_id}/stream"),
+                    ("GET", f"/api/orders/{order_id}/stream?wait=0"),
                     ("GET", "/api/stream?wait=0"),
                 ):
                     refused = await api.http.request(method, path, headers=headers, content=json.dumps(ORDER))
