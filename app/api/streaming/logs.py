@@ -250,11 +250,11 @@ class LogReader:
         while upto > max(0, end.position - SCAN_MAX) and len(found) < count:
             low = max(0, upto - WINDOW)
             try:
-                commits = await self._read_from(number, low, end, WINDOW)
+                commits = await self._read_between(number, low, upto, end)
             except TruncatedError as error:
                 # The oldest event is where the place is, so that is left out.
                 low = max(low, error.oldest)
-                commits = await self._read_from(number, low, end, WINDOW)
+                commits = await self._read_between(number, low, upto, end)
             for commit in commits:
                 for frame in frames_of_commit(commit):
                     if low < frame.cursor.position <= upto and await admits(frame):
@@ -263,6 +263,18 @@ class LogReader:
                 break
             upto = low
         return sorted(found)[-count:], upto
+
+    async def _read_between(self, number: int, low: int, upto: int, end: Cursor) -> list[StoredCommit]:
+        """Return the commits with the events after ``low`` up to ``upto``; an answer ends where the archive does.
+
+        Raises:
+            TruncatedError: they have left the log.
+        """
+        commits: list[StoredCommit] = []
+        while low < upto and (page := await self._read_from(number, low, end, WINDOW)):
+            commits += page
+            low = page[-1].position
+        return commits
 
     async def _at(self, number: int, position: int, end: Cursor) -> Cursor:
         """Return the cursor of the event at a position; the log's beginning for position 0."""
