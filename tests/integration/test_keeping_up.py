@@ -21,7 +21,8 @@ from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, market_life
 from tests.integration.api import WAIT_SECONDS, sessions_on
-from tests.property.test_subscriptions import SlowStore, Subscriber, WaitedRing, Wish
+from tests.property.subscribers import Wish
+from tests.property.test_subscriptions import SlowStore, Subscriber, WaitedRing
 
 ANN = "ann"
 BOB = next(name for name in map(str, range(99)) if partition_of(name, 2) == partition_of(ANN, 2))

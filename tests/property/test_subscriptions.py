@@ -7,11 +7,9 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Struct
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
@@ -30,10 +28,10 @@ from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, market_life
 from tests.integration.api import sessions_on
+from tests.property.subscribers import Frame, Listener, Wish
 
 WAIT_SECONDS = 10
 OWNERS = ("ann", "bob", "cid")
-Frame = dict[str, Any]
 
 
 class SlowStore(MemoryEventStore):
@@ -56,41 +54,14 @@ class SlowStore(MemoryEventStore):
             await asyncio.sleep(0)
 
 
-class Wish(Struct, frozen=True):
-    """What a subscriber wants: its scope, a filter, and how it is sent."""
-
-    scope: dict[str, object]
-    filter: dict[str, list[str]]
-    window: int | None
-    batch: int | None
-
-    @property
-    def options(self) -> dict[str, object]:
-        given = {"window": self.window, "batch": self.batch}
-        return {**self.scope, **self.filter, **{name: value for name, value in given.items() if value is not None}}
-
-    def wants(self, order_id: str, client: str, event: str) -> bool:
-        return (
-            self.scope.get("orderId", order_id) == order_id
-            and self.scope.get("clientId", client) == client
-            and event in self.filter.get("events", [event])
-        )
-
-
-class Subscriber:
+class Subscriber(Listener):
     """Follows what it wishes over one socket after another, each resumed by the last cursor that it was given."""
 
     def __init__(self, sessions: Sessions, wish: Wish) -> None:
+        super().__init__(wish)
         self.sessions = sessions
-        self.wish = wish
-        self.frames: list[Frame] = []
-        self.cursor: str | None = None
-        self.errors: list[Frame] = []
-        self.ended = False
-        self.kinds: set[str] = set()
         self.taking = asyncio.Event()
         self.taking.set()
-        self.progress = asyncio.Event()
 
     def connect(self) -> None:
         self.inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -116,38 +87,6 @@ class Subscriber:
             raise OSError("the socket is gone")
         if message["type"] == "websocket.send":
             self.hear(json.loads(message["text"]))
-            self.progress.set()
-
-    def hear(self, frame: Frame) -> None:
-        self.kinds.add(frame.get("type", "event"))
-        match frame.get("type"):
-            case "error" | "goaway":
-                self.errors.append(frame)
-            case "events":
-                for item in frame["items"]:
-                    self.process(item)
-            case "caught_up" | "bookmark":
-                self.cursor = frame["cursor"]
-            case "unsubscribed":
-                self.ended = True
-            case None:
-                self.process(frame)
-
-    def process(self, frame: Frame) -> None:
-        self.frames.append(frame)
-        self.cursor = frame["cursor"]
-        if self.wish.window is not None:
-            self.say(type="ack", sub="s", cursor=frame["cursor"])
-
-    async def heard(self, kind: str) -> None:
-        while kind not in self.kinds:
-            self.progress.clear()
-            await self.progress.wait()
-
-    async def has(self, count: int) -> None:
-        while len(self.frames) < count:
-            self.progress.clear()
-            await self.progress.wait()
 
 
 def expected(store: MemoryEventStore, wish: Wish) -> dict[int, list[str]]:
@@ -159,7 +98,7 @@ def expected(store: MemoryEventStore, wish: Wish) -> dict[int, list[str]]:
             older = len(commit.events) - 1
             for index, data in enumerate(commit.events):
                 event = json.loads(data)
-                if wish.wants(event["orderId"], event["meta"]["client"], event["event"]):
+                if wish.wants(event):
                     cursor = Cursor(commit.epoch, commit.position - older + index, commit.anchors[index])
                     found[number].append(f"{event['orderId']} {event['seq']} {cursor.position}")
     return found
