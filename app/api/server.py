@@ -11,10 +11,13 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from app.api.problems import ProblemError, response_of
 from app.api.requests import BODY_BYTES_MAX
+from app.api.streaming.deliveries import TEXTS
 from app.api.streaming.sessions import Sessions
 
 PING_SECONDS: Final = 20
@@ -46,19 +49,36 @@ def address_of(listener: socket.socket) -> str:
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, except that a client which takes no data cannot keep its connection after its session."""
+    """uvicorn's, except that a client which takes no data cannot keep its connection after its session.
 
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send; a handshake that was answered with a refusal is complete, and no mistake to be logged."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+    It also sends several frames by one message, and one write; see :data:`TEXTS`.
+    """
 
     async def run_asgi(self) -> None:
         """Serve the connection; then close it, at once where closing would wait for the client."""
+        self.scope["extensions"][TEXTS] = {}
         await super().run_asgi()
         if not self.writable.is_set():
             self.transport.abort()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send; of several frames, those before the last one wait for its write.
+
+        A handshake that was answered with a refusal is complete, and no mistake to be logged.
+        """
+        texts = cast("dict[str, Any]", message).get(TEXTS)
+        if texts is not None:
+            await self.writable.wait()
+            if not self.disconnected and not self.close_sent:
+                try:
+                    for text in texts[:-1]:
+                        self.conn.send_text(text.encode())
+                except InvalidState as error:
+                    raise ClientDisconnected from error
+            message = {"type": "websocket.send", "text": texts[-1]}
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
 
 class _HeadTooLargeError(Exception):

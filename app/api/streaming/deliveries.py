@@ -1,6 +1,7 @@
 """Deliveries: the subscriptions of one socket, served in turn, each from its place, as far as its client has room."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,13 +20,31 @@ from eventstore.ids import Cursor
 
 BACK_OFF_SECONDS: Final = 0.5
 BATCH_CHARACTERS_MAX: Final = 48 * 1024
+TEXTS: Final = "ordertape.texts"
+"""An extension of ASGI: the member of a ``websocket.send`` that has several texts, each to be sent as a frame."""
+TEXTS_MAX: Final = 100
+
+
+def texts_max_in(scope: Mapping[str, Any]) -> int:
+    """Return how many frames a server takes in one message."""
+    return TEXTS_MAX if TEXTS in scope.get("extensions", {}) else 1
+
+
+def frames_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the message that sends ``texts``, each as a frame."""
+    return {"type": "websocket.send", **({"text": texts[0]} if len(texts) == 1 else {TEXTS: texts})}
 
 
 class Outlet(Protocol):
     """The socket that deliveries go to."""
 
-    async def send(self, text: str) -> None:
-        """Send, and wait until there is room for more. Only the writer may call it."""
+    @property
+    def texts_max(self) -> int:
+        """How many frames may be sent together."""
+        ...
+
+    async def send(self, *texts: str) -> None:
+        """Send frames, and wait until there is room for more. Only the writer may call it."""
         ...
 
     def reply(self, text: str) -> None:
@@ -278,7 +297,7 @@ class Deliveries:
                 feed.sent(frame)
                 texts.append(feed.text_of(frame) if update is None else feed.told_as(update))
                 size += len(texts[-1])
-                if len(texts) >= (feed.wanted.batch or 1) or size > BATCH_CHARACTERS_MAX:
+                if len(texts) >= (feed.wanted.batch or self._outlet.texts_max) or size > BATCH_CHARACTERS_MAX:
                     await self._flush(feed, texts)
                     size = 0
             else:
@@ -295,13 +314,12 @@ class Deliveries:
     async def _flush(self, feed: Feed, texts: list[str]) -> None:
         if not texts:
             return
-        if feed.wanted.batch is None:
-            [text] = texts
-        else:
+        together = tuple(texts)
+        if feed.wanted.batch is not None:
             sub = msgspec.json.encode(feed.key).decode()
-            text = f'{{"type":"events","sub":{sub},"items":[{",".join(texts)}]}}'
+            together = (f'{{"type":"events","sub":{sub},"items":[{",".join(texts)}]}}',)
         texts.clear()
-        await self._give(feed, text)
+        await self._give(feed, *together)
 
     async def _catch_up(self, feed: Feed, following: Following, read_at: float) -> None:
         """Take note that everything up to ``read_at`` was sent; what came since does not count against the client."""
@@ -323,11 +341,11 @@ class Deliveries:
             await self._outlet.send(message("unsubscribed", None, facts))
         self.forget(feed)
 
-    async def _give(self, feed: Feed, text: str) -> None:
+    async def _give(self, feed: Feed, *texts: str) -> None:
         """Send what brings its client to the place."""
         self._told(feed)
         place = feed.told
-        await self._outlet.send(text)
+        await self._outlet.send(*texts)
         if feed.wanted.name is not None:
             feed.given = place
 

@@ -25,7 +25,7 @@ from app.api.problems import (
     response_of,
 )
 from app.api.requests import BODY_BYTES_MAX
-from app.api.streaming.deliveries import Deliveries, Feed, message
+from app.api.streaming.deliveries import Deliveries, Feed, frames_of, message, texts_max_in
 from app.api.streaming.messages import (
     BATCH_MAX,
     VERSION,
@@ -103,6 +103,7 @@ class Session:
         self._family = family
         self._all = sessions
         self._entry = entry
+        self.texts_max: Final = texts_max_in(socket.scope)
         self._replies: deque[str] = deque()
         self._wake = asyncio.Event()
         self._deliveries = Deliveries(sessions, self, self._wake, entry)
@@ -379,9 +380,9 @@ class Session:
         except TimeoutError:
             self.end(SLOW)
 
-    async def send(self, text: str) -> None:
+    async def send(self, *texts: str) -> None:
         """See :meth:`Outlet.send`."""
-        await self._send_message({"type": "websocket.send", "text": text}, self._all.limits.send_seconds_max)
+        await self._send_message(frames_of(texts), self._all.limits.send_seconds_max)
         self._sent_at = asyncio.get_running_loop().time()
 
     async def _send_message(self, one: dict[str, Any], seconds_max: float) -> None:
