@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.api.streaming.ring import Frame, LogNotChainedError
-from app.api.streaming.scopes import LogScope, format_cursors, parse_cursors
+from app.api.streaming.scopes import LogScope, join_cursors, parse_cursors, texts_of
 from eventstore.ids import LOG_START, Cursor, partition_in
 
 
@@ -46,14 +46,25 @@ class LogPlace:
         self.scope: Final = scope
         self.cursors: Final = dict(cursors)
         self._at_head = False
+        # Where thousands pass the same events, spelling all cursors for each of these is most of what that costs.
+        self._texts: dict[int, str] | None = None
         self._text: str | None = None
 
     @property
     def text(self) -> str:
         """What to resume by."""
         if self._text is None:
-            self._text = format_cursors(self.scope, self.cursors)
+            if self._texts is None:
+                self._texts = texts_of(self.cursors)
+            self._text = join_cursors(self.scope, self._texts)
         return self._text
+
+    def _moved(self, number: int, cursor: Cursor) -> None:
+        self.cursors[number], self._text = cursor, None
+        if self._texts is not None and number in self._texts:
+            self._texts[number] = str(cursor)
+        else:
+            self._texts = None
 
     def passed(self, frame: Frame) -> None:
         """Be after ``frame``, whether it was sent or left out.
@@ -64,7 +75,7 @@ class LogPlace:
         number, before = frame.partition, self.cursors[frame.partition]
         if frame.cursor.position != before.position + 1 or frame.cursor.epoch < before.epoch:
             raise LogNotChainedError(number, before, frame.cursor)
-        self.cursors[number], self._text = frame.cursor, None
+        self._moved(number, frame.cursor)
 
     def positions_of(self, text: str) -> dict[int, int]:
         """See :meth:`OrderPlace.positions_of`."""
@@ -80,13 +91,14 @@ class LogPlace:
         """Be where the ring is, if nothing that the scope covers came since :meth:`settle`."""
         if self._at_head:
             self.cursors.update({number: heads[number] for number in self.cursors if number in heads})
-            self._text = None
+            self._texts = self._text = None
 
     def woken(self, partition: int, before: Cursor) -> None:
         """Take note of the first event since :meth:`settle`: up to it, there was none that the scope covers."""
         if self._at_head:
             self._at_head = False
-            self.cursors[partition], self._text = before, None
+            self.cursors[partition] = before
+            self._texts = self._text = None
 
 
 Place = OrderPlace | LogPlace

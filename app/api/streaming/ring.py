@@ -9,13 +9,13 @@ import msgspec
 from msgspec import Struct
 
 from app.orders.lifecycle import TERMINAL, Status, phase
-from eventstore.ids import LOG_START, Cursor, partition_in
+from eventstore.ids import LOG_START, Cursor
 from eventstore.store import StoredCommit, StoredEvent
 
 EVERYTHING: Final = "*"
 """The topic of all events; an order's is its id."""
 
-_CURSOR_CHARACTERS: Final = len(',"cursor":""}')
+_CURSOR: Final = ',"cursor":"'
 
 
 class Frame(Struct, frozen=True):
@@ -40,12 +40,12 @@ class Frame(Struct, frozen=True):
     @property
     def partition(self) -> int:
         """Whose log has the event."""
-        return partition_in(self.order_id)
+        return int(self.order_id[-2:])
 
     @property
     def without_cursor(self) -> str:
         """The text up to the member ``cursor``, to be followed by another one."""
-        return self.text[: -len(str(self.cursor)) - _CURSOR_CHARACTERS]
+        return self.text[: self.text.rindex(_CURSOR)]
 
 
 class NotChainedError(Exception):
@@ -106,7 +106,7 @@ def frame_of(order_id: str, seq: int, data: bytes, cursor: Cursor) -> Frame:
     return Frame(
         order_id,
         seq,
-        f'{data[:-1].decode()},"phase":"{phase(head.status)}","cursor":"{cursor}"}}',
+        f'{data[:-1].decode()},"phase":"{phase(head.status)}"{_CURSOR}{cursor}"}}',
         head.status in TERMINAL,
         cursor.anchor,
         (head.meta.prev or "")[: len(cursor.anchor)],

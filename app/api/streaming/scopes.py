@@ -158,10 +158,19 @@ def facts_of(scope: Scope) -> dict[str, str]:
 
 def format_cursors(scope: LogScope, cursors: Mapping[int, Cursor]) -> str:
     """Return the one text that a client resumes such a place by: :data:`BEGINNING` before every event."""
-    found = [(number, str(cursor)) for number, cursor in sorted(cursors.items()) if cursor != LOG_START]
+    return join_cursors(scope, texts_of(cursors))
+
+
+def texts_of(cursors: Mapping[int, Cursor]) -> dict[int, str]:
+    """Return the cursors as texts, by ascending partition; a partition at its beginning has none."""
+    return {number: str(cursor) for number, cursor in sorted(cursors.items()) if cursor != LOG_START}
+
+
+def join_cursors(scope: LogScope, texts: Mapping[int, str]) -> str:
+    """Return what :func:`format_cursors` makes of :func:`texts_of` the cursors."""
     if isinstance(scope, ClientScope):
-        return found[0][1] if found else BEGINNING
-    return "~".join(f"{number}.{text}" for number, text in found) or BEGINNING
+        return next(iter(texts.values()), BEGINNING)
+    return "~".join([f"{number}.{text}" for number, text in texts.items()]) or BEGINNING
 
 
 def parse_cursors(scope: LogScope, partitions: Mapping[int, Cursor], text: str) -> dict[int, Cursor]:
