@@ -1,6 +1,7 @@
 """The HTTP server: bounds of heads and connections, and a stop that tells every client before it closes."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,6 +197,11 @@ class HttpProtocol(BoundedHeads):
             await asyncio.sleep(0)
 
 
+def is_no_clients_mistake(record: logging.LogRecord) -> bool:
+    """Whether uvicorn logs anything but that a client sent text which is not UTF-8: the client is closed with 1007."""
+    return record.msg != "Invalid UTF-8 sequence received from client."
+
+
 class Server(uvicorn.Server):
     """Serves one application in the caller's event loop.
 
@@ -223,6 +229,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(is_no_clients_mistake)
         self._sessions = cast(Sessions, application.state.sessions)
         self._failed = cast(asyncio.Event, application.state.failed)
 
