@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-slow test-browser nemesis check audit format bench soak collections lock clean
+.PHONY: help demo run test test-slow test-browser nemesis fuzz check audit format bench soak collections lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test-browser: $(READY) ## Run the dashboard's tests in the system's Chromium, at
 nemesis: $(READY) ## Break servers and processes by SEED (random) for SECONDS (120), and check every promise
 	@$(BIN)/python -m tests.nemesis.run --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
 
+fuzz: $(READY) ## Send FRAMES (100,000) hostile frames and REQUESTS (5,000) by SEED (random), and judge every answer
+	@$(BIN)/python -m tests.fuzz.run --frames $(or $(FRAMES),100000) --requests $(or $(REQUESTS),5000) \
+		$(if $(SEED),--seed $(SEED))
+
 check: $(READY) ## Check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -44,13 +48,15 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure appends, orders, resting orders, projections and rebuilds per second, restarts, the archive
+bench: $(READY) ## Measure appends, orders, resting orders, projections, rebuilds and messages per second, restarts, the archive
 	@$(BIN)/python -m tests.benchmarks.appends
 	@$(BIN)/python -m tests.benchmarks.restarts
 	@$(BIN)/python -m tests.benchmarks.orders
 	@$(BIN)/python -m tests.benchmarks.resting
 	@$(BIN)/python -m tests.benchmarks.projections
 	@$(BIN)/python -m tests.benchmarks.archive
+	@$(BIN)/python -m tests.benchmarks.streaming
+	@$(BIN)/python -m tests.benchmarks.sockets
 
 soak: $(READY) ## Run ORDERS (10,000) by SEED while workers die, then 500,000 and judge whether memory stays flat
 	@$(BIN)/python -m tests.benchmarks.failpoints --orders $(or $(ORDERS),10000) $(if $(SEED),--seed $(SEED))
