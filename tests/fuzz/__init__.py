@@ -1,0 +1,1 @@
+"""Hostile input: frames and requests that no well-meaning client sends."""
