@@ -86,8 +86,9 @@ async def running(
     ring_frames_max: int = 1000,
     clock: Clock | None = None,
     quoting: Quoting | None = None,
+    ping_seconds: float | None = None,
 ) -> AsyncIterator[Api]:
-    """Serve ``store`` on a free port until the context closes."""
+    """Serve ``store`` on a free port until the context closes; sockets are pinged that often, if it says so."""
     database = create_database_engine(database_url, application_name="test api")
     clock = clock or SystemClock()
     streams = OrderStreams(store, clock, lambda count: uuid.uuid4().bytes[:count], "test", queue_max=queue_max)
@@ -105,7 +106,10 @@ async def running(
     )
     application, stopping, listener = create_application(services), asyncio.Event(), listen("127.0.0.1", 0)
     url = address_of(listener)
-    serving = asyncio.create_task(Server(application).serve_until(stopping, listener))
+    server = Server(application)
+    if ping_seconds is not None:
+        server.config.ws_ping_interval, server.config.ws_ping_timeout = ping_seconds, 20 * ping_seconds
+    serving = asyncio.create_task(server.serve_until(stopping, listener))
     try:
         async with httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS) as http:
             # The listening socket takes connections before the server does, so this waits for the start.
