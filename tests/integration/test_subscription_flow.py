@@ -232,9 +232,9 @@ def test_hello_is_welcomed_with_limits_epochs_and_head_and_said_once() -> None:
             }
             await say(socket, type="ping", t=1_795_300_457_000)
             assert await hear(socket) == {"type": "pong", "t": 1_795_300_457_000}
-            await say(socket, type="hello", client="me", token="x")
+            await say(socket, type="hello", client="me", tier="x")
             error = await hear(socket)
-            assert [one["pointer"] for one in error["errors"]] == ["/client", "/token"]
+            assert [one["pointer"] for one in error["errors"]] == ["/client", "/tier"]
             await say(socket, type="hello")
             code, [goaway] = await hear_close(socket)
             assert (code, goaway["reason"]) == (4409, "hello was said before")
