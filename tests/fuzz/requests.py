@@ -121,7 +121,7 @@ def hostile(chance: random.Random) -> bytes:
         "HTTP/1.1" if chance.random() < 0.95 else chance.choice(["HTTP/1.0", "HTTP/2.0", "HTTP/9", "", "http/1.1"])
     )
     head = f"{method} {path}{query(chance)} {version}\r\n"
-    head += "" if chance.random() < 0.03 else "Host: fuzz\r\n"
+    head += chance.choices(["Host: 127.0.0.1\r\n", "Host: fuzz\r\n", ""], [90, 5, 5])[0]
     for _ in range(chance.choice([0, 0, 1, 1, 2])):
         head += chance.choice(HEADERS) + "\r\n"
     lines, body = body_of(chance) if method != "GET" or chance.random() < 0.1 else ("", b"")
