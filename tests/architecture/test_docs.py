@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 from typer.main import get_command
 
+from app.api.description.messages import SERVER_MESSAGES
 from app.api.families.aliases import ALIASES
 from app.api.families.dialects import FAMILIES
 from app.api.problems import PROBLEMS, Code
@@ -81,11 +82,7 @@ def test_every_client_message_of_the_protocol_page_is_understood() -> None:
 
 def test_the_protocol_page_shows_every_message_of_the_server_and_every_close_code() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "app/api").rglob("*.py"))
-    said = (
-        set(re.findall(r'(?<!\w)message\(\s*"(\w+)"', code))
-        | set(re.findall(r'\{"type": "([a-z]+)", "code"', code))
-        | {"events", "cancelled", "cancel_pending"}
-    )
+    said = {str(kind.__struct_config__.tag) for kind in SERVER_MESSAGES} | {"error"}
     examples = _examples("Server to client")
     assert {members["type"] for members in examples if "type" in members} == said
     page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

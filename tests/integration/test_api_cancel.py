@@ -11,7 +11,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from app.api.streaming.websocket import REQUESTS_MAX
+from app.api.streaming.sessions import REQUESTS_MAX
 from app.clock import SystemClock
 from app.dex.profile import Profile
 from app.execution.streams import CANCEL_TRIES

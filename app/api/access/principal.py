@@ -149,14 +149,6 @@ class Principal:
             "clientId": grant.client,
         }
 
-    def members(self) -> dict[str, Any]:
-        """Return what a welcome says of who is welcome; nothing where no keys are asked for."""
-        if self.grant.key_id is None:
-            return {}
-        return {
-            "principal": {"key": self.grant.key_id, "clientId": self.grant.client, "roles": sorted(self.grant.roles)}
-        }
-
     def _whom(self) -> str:
         return "nobody" if self.grant.client is None else self.grant.client
 

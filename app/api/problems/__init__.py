@@ -1,6 +1,6 @@
 """Errors as clients see them: their types with a page each, as HTTP answers, in WebSocket messages, and close codes."""
 
-from app.api.problems.answers import answer_problem, answer_routing_error, goaway_of, message_of, response_of
+from app.api.problems.answers import answer_problem, answer_routing_error, message_of, response_of
 from app.api.problems.catalogue import PROBLEMS
 from app.api.problems.errors import (
     AGED,
@@ -50,7 +50,6 @@ __all__ = [
     "answer_routing_error",
     "cancel_problem",
     "closing_of",
-    "goaway_of",
     "message_of",
     "response_of",
     "store_problem",

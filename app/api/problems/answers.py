@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.problems.catalogue import PROBLEMS, type_of
-from app.api.problems.errors import RETRY_AFTER_MS, Closing, FieldError, ProblemError
+from app.api.problems.errors import RETRY_AFTER_MS, FieldError, ProblemError
 
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -39,16 +39,6 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="cam
     error: str
     status_code: int
     errors: tuple[FieldError, ...] = ()
-
-
-def goaway_of(closing: Closing, cursors: Mapping[str, str]) -> str:
-    """Return what is said before a close; ``cursors``: what to resume each subscription by."""
-    body: dict[str, Any] = {"type": "goaway", "code": closing.code, "reason": closing.reason}
-    if closing.reconnect_after_ms is not None:
-        body["reconnectAfterMs"] = closing.reconnect_after_ms
-    if cursors:
-        body["cursors"] = cursors
-    return msgspec.json.encode(body).decode()
 
 
 def message_of(

@@ -7,12 +7,13 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from app.api.access.entry import Entry
+from app.api.description.messages import Bookmark, CaughtUp, Lagging, Subscribed, Unsubscribed, text_of
 from app.api.families.aliases import Update
 from app.api.families.dialects import Dialect
 from app.api.problems import LOG_REWOUND, SLOW, Closing, ProblemError, message_of
 from app.api.streaming.messages import MessageId
 from app.api.streaming.ring import LogNotChainedError, NotChainedError
-from app.api.streaming.scopes import OrderScope, Start, facts_of
+from app.api.streaming.scopes import OrderScope, Start, facts_of, fields_of
 from app.api.streaming.sessions import Sessions
 from app.api.streaming.subscriptions import Following, Started, Subscription, Wanted
 from eventstore.errors import StoreUnavailableError
@@ -94,11 +95,10 @@ class Feed(Subscription):
         """What its messages are known by."""
         return {"sub": self.key} if self.wanted.name is not None else facts_of(self.scope)
 
-
-def message(kind: str, reply_to: MessageId, facts: dict[str, Any]) -> str:
-    """Return a message of the server; ``reply_to`` is the id of the one that it answers."""
-    body = {"type": kind} if reply_to is None else {"type": kind, "id": reply_to}
-    return msgspec.json.encode({**body, **facts}).decode()
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The same for the Structs of messages."""
+        return {"sub": self.key} if self.wanted.name is not None else fields_of(self.scope)
 
 
 class Deliveries:
@@ -205,8 +205,9 @@ class Deliveries:
                 self._outlet.end(SLOW)
         elif now - behind_since >= limits.lag_seconds_max or behind > limits.lag_events_max:
             feed.lagging_since = now
-            closing = {"behind": behind, "closeInMs": int(limits.lag_close_seconds * 1_000)}
-            self._outlet.reply(message("lagging", None, {**feed.names, "cursor": feed.place.text, **closing}))
+            close_in_ms = int(limits.lag_close_seconds * 1_000)
+            lagging = Lagging(**feed.fields, cursor=feed.place.text, behind=behind, close_in_ms=close_in_ms)
+            self._outlet.reply(text_of(lagging))
 
     async def serve(self) -> None:
         """Send what follows the place of the subscription whose turn it is, one page at most."""
@@ -251,16 +252,21 @@ class Deliveries:
         """Answer the request to subscribe, if it asked for that or if no event will."""
         named = feed.wanted.name is not None
         if named or feed.reply_to is not None or started.ended:
-            facts: dict[str, Any] = {**facts_of(feed.scope), "after": started.after}
-            if isinstance(feed.scope, OrderScope):
-                facts["ended"] = started.ended
-            else:
-                facts["head"] = self._sessions.source.head_of(feed.scope)
-            if started.snapshot is not None:
-                facts["snapshot"] = started.snapshot
-            if named:
-                facts = {"sub": feed.key, **facts}
-            await self._give(feed, message("subscribed", feed.reply_to, facts))
+            ended, head = (
+                (started.ended, None)
+                if isinstance(feed.scope, OrderScope)
+                else (None, self._sessions.source.head_of(feed.scope))
+            )
+            subscribed = Subscribed(
+                id=feed.reply_to,
+                sub=feed.key if named else None,
+                **fields_of(feed.scope),
+                after=started.after,
+                ended=ended,
+                head=head,
+                snapshot=started.snapshot,
+            )
+            await self._give(feed, text_of(subscribed))
         if started.ended:
             await self._complete(feed)
 
@@ -330,15 +336,15 @@ class Deliveries:
             return
         feed.replaying = False
         if feed.wanted.name is not None:
-            await self._give(feed, message("caught_up", None, {**feed.names, "cursor": feed.place.text}))
+            await self._give(feed, text_of(CaughtUp(**feed.fields, cursor=feed.place.text)))
         if feed.wanted.until_caught_up:
             await self._complete(feed)
 
     async def _complete(self, feed: Feed) -> None:
         if feed.wanted.name is not None and self._is_current(feed):
-            facts = {**feed.names, "reason": "completed", "cursor": feed.place.text}
+            completed = Unsubscribed(**feed.fields, reason="completed", cursor=feed.place.text)
             self.forget(feed)
-            await self._outlet.send(message("unsubscribed", None, facts))
+            await self._outlet.send(text_of(completed))
         self.forget(feed)
 
     async def _give(self, feed: Feed, *texts: str) -> None:
@@ -351,7 +357,7 @@ class Deliveries:
 
     def _bookmark(self, feed: Feed) -> str:
         self._told(feed)
-        return message("bookmark", None, {**feed.names, "cursor": feed.told})
+        return text_of(Bookmark(**feed.fields, cursor=feed.told))
 
     def _told(self, feed: Feed) -> None:
         if feed.wanted.name is not None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -14,7 +14,8 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from app.api.access.entry import entry_of
-from app.api.problems import LOG_REWOUND, Closing, FieldError, ProblemError, goaway_of, unavailable
+from app.api.description.messages import StreamBegun, StreamCaughtUp, goaway_of, text_of
+from app.api.problems import LOG_REWOUND, Closing, FieldError, ProblemError, unavailable
 from app.api.requests import CLIENT_CHARACTERS_MAX, INTEGER, Form, Number, is_printable
 from app.api.resume import parse_order_id
 from app.api.streaming.places import LogPlace
@@ -26,7 +27,7 @@ from app.api.streaming.scopes import (
     ClientScope,
     OrderScope,
     Scope,
-    facts_of,
+    fields_of,
     read_filter,
     read_start,
 )
@@ -41,6 +42,7 @@ EVENTS_LIMIT_MAX: Final = 1_000
 BACK_OFF_SECONDS: Final = 0.5
 RECONNECT_MS: Final = 2_000
 CHUNK_CHARACTERS_MAX: Final = 48 * 1024
+STREAM_QUERY: Final = (*START_FIELDS, *FILTER_FIELDS, "snapshot", "until", "wait", "limit")
 _COUNTS: Final = ("last", "wait", "limit")
 _GONE: Final = Closing(1001, "the client has left")
 
@@ -165,10 +167,13 @@ class EventStream(Response):
         # What follows has no known length.
         del self.headers["content-length"]
         scope = reader.subscription.scope
-        facts: dict[str, Any] = {**facts_of(scope), "after": started.after, "head": head}
-        if started.snapshot is not None:
-            facts["snapshot"] = started.snapshot
-        self._text = f"retry: {RECONNECT_MS}\nid: {place}\n{_event('subscribed', facts)}"
+        begun = StreamBegun(
+            **fields_of(scope),
+            after=started.after,
+            head=head,
+            snapshot=started.snapshot,
+        )
+        self._text = f"retry: {RECONNECT_MS}\nid: {place}\n{_event('subscribed', begun)}"
         self._told = place
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -235,7 +240,7 @@ class EventStream(Response):
         reader = self._reader
         if reader.subscription.replaying:
             reader.subscription.replaying = False
-            self._text += _event("caught_up", {"cursor": reader.place})
+            self._text += _event("caught_up", StreamCaughtUp(cursor=reader.place))
             await self._flush(send)
             if reader.subscription.wanted.until_caught_up:
                 reader.ended = True
@@ -373,13 +378,13 @@ def _read_query(request: Request, scope: Scope) -> tuple[Wanted, int | None, int
     )
     wait_seconds = form.whole("wait", 0, WAIT_SECONDS_MAX)
     limit = form.whole("limit", 1, EVENTS_LIMIT_MAX) or EVENTS_LIMIT
-    form.refuse_unknown((*START_FIELDS, *FILTER_FIELDS, "snapshot", "until", "wait", "limit"))
+    form.refuse_unknown(STREAM_QUERY)
     form.finish("invalid_query")
     return wanted, wait_seconds, limit
 
 
-def _event(kind: str, facts: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {msgspec.json.encode(facts).decode()}\n\n"
+def _event(kind: str, facts: Struct) -> str:
+    return f"event: {kind}\ndata: {text_of(facts)}\n\n"
 
 
 def _word(value: bool) -> str:

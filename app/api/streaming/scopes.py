@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, assert_never, cast, get_args
+from typing import Any, Final, Literal, assert_never, cast, get_args
 
 from msgspec import Struct
 
@@ -150,6 +150,19 @@ def facts_of(scope: Scope) -> dict[str, str]:
             return {"orderId": order_id}
         case ClientScope(client):
             return {"clientId": client}
+        case AllScope():
+            return {"scope": "all"}
+        case _:
+            assert_never(scope)
+
+
+def fields_of(scope: Scope) -> dict[str, Any]:
+    """Return the same for the Structs of messages."""
+    match scope:
+        case OrderScope(order_id):
+            return {"order_id": order_id}
+        case ClientScope(client):
+            return {"client_id": client}
         case AllScope():
             return {"scope": "all"}
         case _:

@@ -3,19 +3,27 @@
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 from msgspec import Struct
 
+from app.api.access.principal import Principal
+from app.api.description.messages import About, Known, Limits, Log, MessageId, Welcome
 from app.api.orders.intake import Intake
 from app.api.problems import AGED, DRAINING, TOO_MANY_SOCKETS, Closing
+from app.api.requests import BODY_BYTES_MAX
+from app.api.streaming.messages import BATCH_MAX, VERSION, WINDOW_MAX
 from app.api.streaming.ring import Ring
 from app.api.streaming.subscriptions import Source
 from app.clock import Clock
+from app.orders.times import format_time
 
 DRAIN_SECONDS: Final = 3
+REQUESTS_MAX: Final = 64
+"""Orders and cancellations of one socket that are under way at once."""
 CLOSE_SECONDS: Final = 0.5
 """So long a client may take to take its end."""
 TICK_SECONDS_MAX: Final = 1.0
@@ -141,6 +149,28 @@ class Sessions:
         """Take subscribers again, unless the process is stopping."""
         if self.refusal is not DRAINING:
             self.refusal = None
+
+    def welcome_of(self, principal: Principal, reply_to: MessageId | None) -> Welcome:
+        """Return what a socket is told in answer to ``hello``: of the logs, only what ``principal`` may know."""
+        grant, partition = principal.grant, principal.partition
+        heads = {number: head for number, head in self.ring.heads.items() if partition in (None, number)}
+        epochs = {str(number): cursor.epoch for number, cursor in heads.items() if cursor.position}
+        return Welcome(
+            id=reply_to,
+            principal=None if grant.key_id is None else Known(grant.key_id, grant.client, sorted(grant.roles)),
+            v=VERSION,
+            connection=f"c_{secrets.token_hex(6)}",
+            log=Log(epochs=epochs, head=self.source.head(partition)),
+            heartbeat_ms=int(self.limits.heartbeat_seconds * 1_000),
+            limits=Limits(
+                frame_bytes=BODY_BYTES_MAX,
+                subs=self.limits.subscriptions_max,
+                inflight=REQUESTS_MAX,
+                window_max=WINDOW_MAX,
+                batch_max=BATCH_MAX,
+            ),
+            server=About(version=self.version, time=format_time(self.clock.now_us())),
+        )
 
     async def drain(self) -> None:
         """End every subscriber, telling it to come back, and wait for that, a few seconds at most."""

@@ -1,16 +1,26 @@
 """One WebSocket: a reader that obeys and never waits, a writer that alone sends, and the requests that take time."""
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.api.access.entry import Entry, unguarded
 from app.api.access.introduction import confirmed, introduced
 from app.api.access.limits import HELLO_SECONDS
+from app.api.description.messages import (
+    Accepted,
+    Cancelled,
+    CancelPending,
+    Heartbeat,
+    Pong,
+    Unsubscribed,
+    goaway_of,
+    text_of,
+)
 from app.api.families.dialects import Asked, Dialect, Family
 from app.api.orders.request import OrderRequest
 from app.api.problems import (
@@ -20,16 +30,12 @@ from app.api.problems import (
     Closing,
     ProblemError,
     closing_of,
-    goaway_of,
     message_of,
     response_of,
 )
-from app.api.requests import BODY_BYTES_MAX
-from app.api.streaming.deliveries import Deliveries, Feed, frames_of, message, texts_max_in
+from app.api.streaming.deliveries import Deliveries, Feed, frames_of, texts_max_in
 from app.api.streaming.messages import (
-    BATCH_MAX,
     VERSION,
-    WINDOW_MAX,
     Ack,
     Cancel,
     Hello,
@@ -46,12 +52,10 @@ from app.api.streaming.messages import (
     read_url,
 )
 from app.api.streaming.scopes import OrderScope
-from app.api.streaming.sessions import CLOSE_SECONDS, Sessions
+from app.api.streaming.sessions import CLOSE_SECONDS, REQUESTS_MAX, Sessions
 from app.api.streaming.subscriptions import Wanted
-from app.orders.times import format_time
 from eventstore.ids import Cursor
 
-REQUESTS_MAX: Final = 64
 REPLIES_MAX: Final = 256
 SECOND_HELLO: Final = Closing(4409, "hello was said before")
 SUBPROTOCOL: Final = f"ordertape.v{VERSION}"
@@ -144,8 +148,7 @@ class Session:
             return
         self._deliveries.tick(now)
         if self._greeted and now - self._sent_at >= self._all.limits.heartbeat_seconds:
-            facts = {"t": self._all.clock.now_us() // 1_000, "head": self._head()}
-            self.reply(message("heartbeat", None, facts))
+            self.reply(text_of(Heartbeat(t=self._all.clock.now_us() // 1_000, head=self._head())))
 
     async def close(self, closing: Closing) -> None:
         """Tell the client why, and close. A client that takes no data is left to the server."""
@@ -235,7 +238,7 @@ class Session:
                 self._check_room()
                 self._start(self._cancel(order_id, reply_to), tasks)
             case Ping(t):
-                self.reply(message("pong", reply_to, {} if t is None else {"t": t}))
+                self.reply(text_of(Pong(id=reply_to, t=t)))
 
     def _greet(self, version: int, reply_to: MessageId) -> None:
         if self._greeted:
@@ -244,7 +247,7 @@ class Session:
             self.end(FOREIGN_VERSION)
         else:
             self._greeted = True
-            self.reply(message("welcome", reply_to, self._welcome()))
+            self.reply(text_of(self._all.welcome_of(self._entry.principal, reply_to)))
 
     async def _greet_again(self, version: int, token: str, reply_to: MessageId) -> None:
         closing = await confirmed(self._entry, token)
@@ -256,29 +259,6 @@ class Session:
     def _head(self) -> str:
         known = self._entry.known
         return self._all.source.head(None if known is None else known.partition)
-
-    def _welcome(self) -> dict[str, Any]:
-        limits = self._all.limits
-        partition = self._entry.principal.partition
-        heads = {number: head for number, head in self._all.ring.heads.items() if partition in (None, number)}
-        return {
-            **self._entry.principal.members(),
-            "v": VERSION,
-            "connection": f"c_{secrets.token_hex(6)}",
-            "log": {
-                "epochs": {str(number): cursor.epoch for number, cursor in heads.items() if cursor.position},
-                "head": self._head(),
-            },
-            "heartbeatMs": int(limits.heartbeat_seconds * 1_000),
-            "limits": {
-                "frameBytes": BODY_BYTES_MAX,
-                "subs": limits.subscriptions_max,
-                "inflight": REQUESTS_MAX,
-                "windowMax": WINDOW_MAX,
-                "batchMax": BATCH_MAX,
-            },
-            "server": {"version": self._all.version, "time": format_time(self._all.clock.now_us())},
-        }
 
     def _take_url(self) -> None:
         try:
@@ -297,11 +277,12 @@ class Session:
         feed = self._deliveries.get(key)
         if feed is None:
             raise ProblemError("not_subscribed", f"this socket has no subscription {key}")
-        facts: dict[str, Any] = dict(feed.names)
+        unsubscribed = Unsubscribed(id=reply_to, **feed.fields)
         if feed.wanted.name is not None:
-            facts |= {"reason": "client", "cursor": feed.place.text if feed.start is None else None}
+            cursor = feed.place.text if feed.start is None else None
+            unsubscribed = replace(unsubscribed, reason="client", cursor=cursor)
         self._deliveries.forget(feed)
-        self.reply(message("unsubscribed", reply_to, facts))
+        self.reply(text_of(unsubscribed))
 
     def _submit(self, request: OrderRequest, feed: Feed, tasks: asyncio.TaskGroup) -> None:
         self._check_room()
@@ -329,8 +310,8 @@ class Session:
         except ProblemError as problem:
             self.reply(message_of(problem, reply_to, {"orderId": order_id, **self._told_as(problem)}))
             return
-        facts = {"orderId": order_id, "seq": cancel.seq, **_members_of(cancel.cursor)}
-        self.reply(message(cancel.status, reply_to, facts))
+        kind = CancelPending if cancel.status == "cancel_pending" else Cancelled
+        self.reply(text_of(kind(id=reply_to, order_id=order_id, seq=cancel.seq, cursor=_text_of(cancel.cursor))))
 
     async def _place(self, feed: Feed, order_id: str, request: OrderRequest) -> None:
         try:
@@ -344,11 +325,14 @@ class Session:
             self._deliveries.forget(feed)
         silent = (follow or placed.order_id) in self._deliveries and placed.repeated
         if feed.reply_to is not None or silent or follow is not None:
-            facts: dict[str, Any] = {"orderId": placed.order_id, "duplicate": placed.repeated}
-            facts |= _members_of(placed.cursor)
-            if follow is not None:
-                facts["sub"] = follow
-            self.reply(message("accepted", feed.reply_to, facts))
+            accepted = Accepted(
+                id=feed.reply_to,
+                order_id=placed.order_id,
+                duplicate=placed.repeated,
+                cursor=_text_of(placed.cursor),
+                sub=follow,
+            )
+            self.reply(text_of(accepted))
         if not placed.repeated:
             feed.held = False
             if feed.missed:
@@ -394,6 +378,5 @@ class Session:
             raise _SocketGoneError from error
 
 
-def _members_of(cursor: Cursor | None) -> dict[str, str]:
-    """Return the member ``cursor`` of an answer, if its request caused an event."""
-    return {} if cursor is None else {"cursor": str(cursor)}
+def _text_of(cursor: Cursor | None) -> str | None:
+    return None if cursor is None else str(cursor)
