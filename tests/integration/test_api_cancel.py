@@ -32,6 +32,7 @@ from tests.integration.api import (
     hear_many,
     on_memory,
     problem,
+    redis_store,
     running,
     say,
 )
@@ -196,6 +197,14 @@ def test_a_subscriber_sees_the_cancellation_as_the_last_event() -> None:
             assert (await hear(socket))["code"] == "not_subscribed"
 
     on_memory(scenario)
+
+
+def test_an_order_of_a_partition_that_there_is_none_of_cannot_be_cancelled(redis_url: str) -> None:
+    async def main() -> None:
+        async with redis_store(redis_url) as store, running(store) as api:
+            problem(await ask_by_delete(api, "01ARZ3NDEKTSV4RRFFQ69G5FAV-77"), 404, "not_found")
+
+    asyncio.run(main())
 
 
 def test_an_order_that_does_not_exist_cannot_be_cancelled() -> None:

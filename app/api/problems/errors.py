@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from app.api.problems.kinds import Code
 from eventstore.errors import (
+    BadIdError,
     EpochStaleError,
     EventStoreError,
     IdempotencyConflictError,
@@ -100,6 +101,9 @@ def store_problem(error: EventStoreError, order_id: str) -> ProblemError:
 def cancel_problem(error: EventStoreError, order_id: str) -> ProblemError:
     """Return what a failed append of a cancellation means for its client."""
     match error:
+        case BadIdError():
+            # Well-formed, but of a partition that there is none of.
+            return ProblemError("not_found", f"there is no order {order_id}")
         case WrongVersionError():
             return ProblemError("order_moving", "the order is moving, ask again", orderId=order_id)
         case OutcomeUnknownError():
