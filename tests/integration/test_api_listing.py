@@ -104,6 +104,7 @@ REFUSED = [
     "cursor=1-7-9f86d081",
     "cursor=MS54",
     "cursor=%00",
+    "cursor=%C3%B0",
     "cursor=MTIzLjAxQVJaM05ERUtUU1Y0UlJGRlE2OUc1RkFWLTAz!",
     "offset=-1",
     "offset=10001",

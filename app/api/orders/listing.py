@@ -1,7 +1,6 @@
 """Lists of orders: which, in what pages, and how the next page is asked for."""
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Final, get_args
@@ -102,7 +101,7 @@ def _parse_place(text: str) -> Place:
         if match is None:
             raise invalid_parameter("cursor", _PLACE_ACCEPTED)
         partition_in(match[2])
-    except (binascii.Error, UnicodeError, BadIdError):
+    except (ValueError, BadIdError):
         raise invalid_parameter("cursor", _PLACE_ACCEPTED) from None
     return Place(int(match[1]), match[2])
 
