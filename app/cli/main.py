@@ -6,9 +6,9 @@ import typer
 
 from app.api.access.start import AccessError
 from app.audit.doctor.errors import UnfitError
-from app.cli import audit, demo, doctor, keys, parked, roles, status, up
+from app.cli import audit, demo, doctor, keys, roles, status, up
 from app.cli.audit import printable
-from app.cli.orders import commands, launch
+from app.cli.orders import commands, launch, parked
 from app.cli.projections import commands as projections
 from app.cli.projections import rebuild, restore
 from app.client import ClientError
@@ -37,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-for group in (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore, keys):
+GROUPS = (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore, keys)
+for group in GROUPS:
     group.add_to(app)
 
 
