@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 from app.api.access.doors import AccessPolicy, Doors
 from app.api.access.entry import entry_of
 from app.api.access.gate import Envelope, Gate, TicketRoutes
+from app.api.description.routes import DescriptionRoutes
 from app.api.families.dialects import FAMILIES, Family
 from app.api.health import HealthRoutes
 from app.api.market.quotes import QuoteRoutes
@@ -151,6 +152,7 @@ def _routes(services: Services, intake: Intake, freshness: Freshness) -> list[Ba
         *QuoteRoutes(services.quoting, clock).routes(),
         *TokenRoutes().routes(),
         *pages.routes(),
+        *DescriptionRoutes(services.version).routes(),
     ]
 
 

@@ -28,13 +28,13 @@ LOG_SILENCE_SECONDS_MAX: Final = 10
 class Liveness(Struct, frozen=True):
     """The process answers."""
 
-    status: str
+    status: Literal["ok"]
 
 
 class Health(Struct, frozen=True):
     """The process answers, and which version it is."""
 
-    status: str
+    status: Literal["ok"]
     version: str
 
 

@@ -1,4 +1,4 @@
-"""What clients send, from JSON text to the members of an object; everything wrong with a body is reported together."""
+"""What clients send: bodies, whose mistakes are all reported together, queries, and conditions on versions."""
 
 import difflib
 import json
@@ -26,6 +26,8 @@ _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STRING_ITEM: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)" *(?:; *[a-z*][a-z0-9_.*-]*(?:=[!-:<-~]+)? *)*')
 """An Item of RFC 8941 whose value is a String; its parameters mean nothing here."""
+_TAGS: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,14}", re.ASCII)
 _TOKENS_OF_DEPTH: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -187,6 +189,32 @@ def time_us(value: Any) -> int | None:
     except (ValueError, OverflowError):
         return None
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def tag_of(version: int) -> str:
+    """Return the strong entity tag of an order's version."""
+    return f'"{version}"'
+
+
+def is_known(request: Request, tag: str) -> bool:
+    """Return whether ``If-None-Match`` (RFC 9110, 13) says that the client has the representation with this tag.
+
+    The comparison is the weak one; ``*`` is any tag.
+    """
+    text = ",".join(request.headers.getlist("if-none-match")).strip()
+    return text == "*" or tag.removeprefix("W/") in (f'"{opaque}"' for _, opaque in _TAGS.findall(text))
+
+
+def read_versions(request: Request) -> Collection[int] | None:
+    """Return the versions of an order that ``If-Match`` names; None where it is absent or ``*``: any.
+
+    The comparison is the strong one, so a weak tag names none; nor does what is no tag of ours.
+    """
+    values = request.headers.getlist("if-match")
+    text = ",".join(values).strip()
+    if not values or text == "*":
+        return None
+    return {int(opaque) for weak, opaque in _TAGS.findall(text) if not weak and _VERSION.fullmatch(opaque)}
 
 
 def invalid_parameter(name: str, message: str) -> ProblemError:

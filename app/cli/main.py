@@ -6,7 +6,7 @@ import typer
 
 from app.api.access.start import AccessError
 from app.audit.doctor.errors import UnfitError
-from app.cli import audit, demo, doctor, keys, roles, status, up
+from app.cli import audit, demo, description, doctor, keys, roles, status, up
 from app.cli.audit import printable
 from app.cli.orders import commands, launch, parked
 from app.cli.projections import commands as projections
@@ -37,7 +37,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="OrderTape: an event-sourced order execution engine. `ordertape up` runs all of it on this machine.",
 )
-GROUPS = (up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore, keys)
+GROUPS = (
+    *(up, commands, launch, status, projections, rebuild, roles, demo, audit, doctor, parked, restore, keys),
+    description,
+)
 for group in GROUPS:
     group.add_to(app)
 

@@ -1,11 +1,12 @@
 """What the server says on a WebSocket and in an event stream, one Struct each; events are not among them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from app.api.description.answers import Frames
 from app.api.problems import Closing
 from app.api.streaming.snapshots import OrderSnapshot
 
@@ -123,7 +124,7 @@ class Events(Message, frozen=True, kw_only=True, omit_defaults=True, rename="cam
     """Events of a subscription that asked for batches. Describes them; their text is spliced from stored events."""
 
     sub: str
-    items: list[Any]
+    items: Frames
 
 
 class CaughtUp(Named, frozen=True, kw_only=True, omit_defaults=True, rename="camel", tag="caught_up"):

@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.api.conditions import is_known
-from app.api.requests import read_query
+from app.api.requests import is_known, read_query
 from app.dex.tokens import LAUNCHED_MAX, PAIRS, SOL, TOKENS, launch_token
 from app.dex.venue import VENUES
 

@@ -22,6 +22,7 @@ from projections.models.volumes import PROJECTION as VOLUMES
 from projections.queries.volumes import LIST_LIMIT_MAX, VenueVolume, list_volumes
 
 VOLUMES_PATH: Final = "/api/volumes"
+VOLUMES_QUERY: Final = ("limit", "from", "to", "pair", "clientId", *FRESHNESS_PARAMETERS)
 LIST_LIMIT: Final = 100
 
 
@@ -40,8 +41,8 @@ class VolumeView(Struct, frozen=True, kw_only=True, rename="camel"):
     """The venue's part of the pair's base volume of that day, in 1/100 %, rounded down."""
 
 
-class Listed(Struct, frozen=True, rename="camel"):
-    """An answer."""
+class VolumeList(Struct, frozen=True, rename="camel"):
+    """Volumes by day, pair and venue, newest day first."""
 
     volumes: list[VolumeView]
     as_of: AsOf
@@ -62,7 +63,7 @@ class VolumeRoutes:
     async def newest(self, request: Request) -> Response:
         """Return volumes by day, pair and venue, newest day first: of all clients together, or of one."""
         principal = principal_of(request)
-        query = read_query(request, ("limit", "from", "to", "pair", "clientId", *FRESHNESS_PARAMETERS))
+        query = read_query(request, VOLUMES_QUERY)
         limit, client = read_limit(query, LIST_LIMIT, LIST_LIMIT_MAX), read_client(query)
         if client is not None:
             principal.require_client(client)
@@ -78,7 +79,7 @@ class VolumeRoutes:
         if len(as_of.positions) < (self._partitions if partition is None else 1):
             raise ProblemError("unavailable", "the volumes are being built: ask again")
         as_of = as_of.only(known)
-        answer = Listed([_view(volume) for volume in found], as_of)
+        answer = VolumeList([_view(volume) for volume in found], as_of)
         return Response(msgspec.json.encode(answer), 200, as_of.headers(), "application/json")
 
 

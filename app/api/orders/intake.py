@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from app.api.conditions import tag_of
 from app.api.orders.request import OrderRequest
 from app.api.problems import RETRY_AFTER_MS, ProblemError, cancel_problem, store_problem
+from app.api.requests import tag_of
 from app.execution.streams import CancelAnswer, OrderStreams, Placed
 from app.orders.lifecycle import Status
 from app.orders.state import Cancelled, CancelPending, Confirmed, Expired, Failed, Rejected

@@ -18,18 +18,18 @@ from app.orders.money import format_units, parse_positive_units
 from eventstore.canonical import canonical
 
 _FINGERPRINT_DIGITS: Final = 32
-_BASE: Final = ("baseAsset", "baseToken")
-_QUOTE: Final = ("quoteAsset", "quoteToken")
-_IN: Final = ("tokenIn", "token_in", "tokenMintIn", "inputMint", "fromToken")
-_OUT: Final = ("tokenOut", "token_out", "tokenMintOut", "outputMint", "toToken")
-_AMOUNT: Final = ("amount",)
-_AMOUNT_IN: Final = ("amountIn", "amount_in")
-_CLIENT: Final = ("clientId", "userId", "userWallet")
-_SIDE_FIELDS: Final = ("side", *_BASE, *_QUOTE)
-_SWAP_FIELDS: Final = (*_IN, *_OUT, *_AMOUNT_IN)
-_ORDER_FIELDS: Final = (
-    *("side", _BASE[0], _QUOTE[0], _IN[0], _OUT[0], *_AMOUNT, _AMOUNT_IN[0]),
-    *("slippageBps", *_CLIENT, "idempotencyKey", "clientOrderId"),
+BASE_NAMES: Final = ("baseAsset", "baseToken")
+QUOTE_NAMES: Final = ("quoteAsset", "quoteToken")
+IN_NAMES: Final = ("tokenIn", "token_in", "tokenMintIn", "inputMint", "fromToken")
+OUT_NAMES: Final = ("tokenOut", "token_out", "tokenMintOut", "outputMint", "toToken")
+AMOUNT_NAMES: Final = ("amount",)
+AMOUNT_IN_NAMES: Final = ("amountIn", "amount_in")
+CLIENT_NAMES: Final = ("clientId", "userId", "userWallet")
+SIDE_FIELDS: Final = ("side", *BASE_NAMES, *QUOTE_NAMES)
+SWAP_FIELDS: Final = (*IN_NAMES, *OUT_NAMES, *AMOUNT_IN_NAMES)
+ORDER_FIELDS: Final = (
+    *("side", BASE_NAMES[0], QUOTE_NAMES[0], IN_NAMES[0], OUT_NAMES[0], *AMOUNT_NAMES, AMOUNT_IN_NAMES[0]),
+    *("slippageBps", *CLIENT_NAMES, "idempotencyKey", "clientOrderId"),
     *OWN_FIELDS,
 )
 _SHAPES: Final = (
@@ -60,9 +60,9 @@ def read_order(members: Mapping[str, Any], header_key: str | None = None, *, now
     trade, foreign = read_trade(form, members)
     terms = read_terms(form, trade, now_us)
     slippage_bps = read_slippage_bps(form)
-    client = form.text(_CLIENT, CLIENT_CHARACTERS_MAX)
+    client = form.text(CLIENT_NAMES, CLIENT_CHARACTERS_MAX)
     key = _key(form, header_key)
-    form.refuse_unknown(_ORDER_FIELDS, {**explained_terms(trade.side), **foreign})
+    form.refuse_unknown(ORDER_FIELDS, {**explained_terms(trade.side), **foreign})
     form.finish("invalid_order")
     assert terms is not None
     command = _command(trade, terms, slippage_bps, client, key)
@@ -103,17 +103,17 @@ def _command(trade: Trade, terms: TypeTerms, slippage_bps: int, client: str | No
 
 def read_trade(form: Form, members: Mapping[str, Any]) -> tuple[Trade, dict[str, str]]:
     """Take what is to be swapped, in either shape; also return what to say of the other shape's fields."""
-    swap = any(name in members for name in _SWAP_FIELDS) and not any(name in members for name in _SIDE_FIELDS)
-    foreign = dict.fromkeys(_SIDE_FIELDS if swap else _SWAP_FIELDS, _SHAPES)
+    swap = any(name in members for name in SWAP_FIELDS) and not any(name in members for name in SIDE_FIELDS)
+    foreign = dict.fromkeys(SIDE_FIELDS if swap else SWAP_FIELDS, _SHAPES)
     return _trade(form, swap=swap), {**_EXPLAINED, **foreign}
 
 
 def _trade(form: Form, *, swap: bool) -> Trade:
     side: Side | None = "sell" if swap else _side(form)
-    names = (_IN, _OUT) if swap else (_BASE, _QUOTE)
+    names = (IN_NAMES, OUT_NAMES) if swap else (BASE_NAMES, QUOTE_NAMES)
     base, quote = _token(form, names[0]), _token(form, names[1])
     _check_pair(form, base, quote, (names[0][0], names[1][0]))
-    amount = _amount(form, base, (*_AMOUNT, *_AMOUNT_IN) if swap else _AMOUNT)
+    amount = _amount(form, base, (*AMOUNT_NAMES, *AMOUNT_IN_NAMES) if swap else AMOUNT_NAMES)
     return Trade(side=side, base=base, quote=quote, amount=amount)
 
 

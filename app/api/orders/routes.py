@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.api.access.entry import principal_of, require_order
-from app.api.conditions import is_known, read_versions, tag_of
 from app.api.orders.aliases import (
     EXECUTE_PATH,
     LIST_PATHS,
@@ -33,11 +32,14 @@ from app.api.problems import ProblemError, unavailable
 from app.api.requests import (
     Form,
     invalid_parameter,
+    is_known,
     parse_object,
     read_body,
     read_header_key,
     read_limit,
     read_query,
+    read_versions,
+    tag_of,
 )
 from app.api.resume import PAGE, parse_after, parse_order_id, resume
 from app.clock import Clock

@@ -9,9 +9,9 @@ from app.orders.money import BPS
 SLIPPAGE_BPS: Final = 50
 """The slippage of an order that names none."""
 
-_BPS_NAMES: Final = ("slippageBps", "slippage_bps", "maxSlippageBps", "max_slippage_bps")
-_PERCENT_NAMES: Final = ("slippagePercent", "slippage_percent", "slippagePct", "slippage_pct")
-_BARE_NAMES: Final = ("slippage", "slippageTolerance", "maxSlippage", "max_slippage")
+BPS_NAMES: Final = ("slippageBps", "slippage_bps", "maxSlippageBps", "max_slippage_bps")
+PERCENT_NAMES: Final = ("slippagePercent", "slippage_percent", "slippagePct", "slippage_pct")
+BARE_NAMES: Final = ("slippage", "slippageTolerance", "maxSlippage", "max_slippage")
 
 _PERCENT: Final = re.compile(r"(0|[1-9][0-9]{0,2})(?:\.([0-9]{1,2})0*)?", re.ASCII)
 _WITH_UNIT: Final = re.compile(r"([0-9.]+) ?(%|bps)", re.ASCII)
@@ -28,9 +28,9 @@ def read_slippage_bps(form: Form) -> int:
 
     ``slippagePercent: 0.5``, ``slippage: "0.5%"`` and ``slippage: "50 bps"`` are 50; ``slippage: 0.5`` may mean 50 %.
     """
-    found = [(name, form.whole(name, 0, BPS)) for name in _BPS_NAMES]
-    found += [(name, _percent(form, name)) for name in _PERCENT_NAMES]
-    found += [(name, _with_unit(form, name)) for name in _BARE_NAMES]
+    found = [(name, form.whole(name, 0, BPS)) for name in BPS_NAMES]
+    found += [(name, _percent(form, name)) for name in PERCENT_NAMES]
+    found += [(name, _with_unit(form, name)) for name in BARE_NAMES]
     given = [(name, bps) for name, bps in found if bps is not None]
     for name, _ in given[1:]:
         form.refuse(name, f"must not be given beside {given[0][0]}: both mean the same")

@@ -19,13 +19,13 @@ VENUES: Final = 2
 PRICE_DIGITS_MAX: Final = 20
 """Digits of a limit price before the point: as many as the read model keeps."""
 
-_TYPE_NAMES: Final = ("orderType", "type", "order_type")
-_PRICE_NAMES: Final = ("limitPrice", "price", "targetPrice", "limit_price")
-_TIME_IN_FORCE_NAMES: Final = ("timeInForce", "tif")
+TYPE_NAMES: Final = ("orderType", "type", "order_type")
+PRICE_NAMES: Final = ("limitPrice", "price", "targetPrice", "limit_price")
+TIME_IN_FORCE_NAMES: Final = ("timeInForce", "tif")
 OWN_FIELDS: Final = (
-    *(*_TYPE_NAMES, "limitPrice", "maxPrice", "timeInForce", "tif", "expireAt"),
+    *(*TYPE_NAMES, "limitPrice", "maxPrice", "timeInForce", "tif", "expireAt"),
     *("maxFeeBps", "maxImpactBps", "minVenues"),
-    *_PRICE_NAMES[1:],
+    *PRICE_NAMES[1:],
 )
 _DAY_US: Final = 86_400 * 1_000_000
 _IMPACT_AMBIGUOUS: Final = (
@@ -108,7 +108,7 @@ def fingerprint_of_terms(terms: TypeTerms) -> dict[str, str | int]:
 
 
 def _order_type(form: Form) -> OrderType | None:
-    value = form.take(_TYPE_NAMES)
+    value = form.take(TYPE_NAMES)
     name = value.lower() if isinstance(value, str) else value
     if name is None:
         return "market"
@@ -134,7 +134,7 @@ def _check_tokens(form: Form, kind: OrderType, trade: Trade) -> None:
 
 
 def _limit_price(form: Form, kind: OrderType, trade: Trade) -> str | None:
-    names = _PRICE_NAMES if trade.side == "sell" else (*_PRICE_NAMES, "maxPrice")
+    names = PRICE_NAMES if trade.side == "sell" else (*PRICE_NAMES, "maxPrice")
     value = form.take(names)
     if kind != "limit":
         if value is not None:
@@ -180,7 +180,7 @@ def _check_price(form: Form, trade: Trade, price: tuple[int, int]) -> None:
 
 
 def _time_in_force(form: Form, kind: OrderType) -> TimeInForce:
-    value = form.take(_TIME_IN_FORCE_NAMES)
+    value = form.take(TIME_IN_FORCE_NAMES)
     name = value.upper() if isinstance(value, str) else value
     if name is None:
         return "GTC"

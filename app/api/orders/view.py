@@ -10,7 +10,9 @@ from app.orders.money import PRICE_DECIMALS, format_units
 from projections.fold.orders import LAMPORTS_DECIMALS, OrderRow
 
 
-class _Failure(Struct, frozen=True):
+class OrderFailure(Struct, frozen=True):
+    """Why an order ended without a swap; docs/failures.md explains the codes."""
+
     code: str
     message: str
 
@@ -55,7 +57,7 @@ class OrderView(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
     """Pool fees, in the asset that was paid in."""
     network_fee: str | None = None
     """In SOL."""
-    error: _Failure | None = None
+    error: OrderFailure | None = None
     seq: int
     created_at: str
     updated_at: str
@@ -77,7 +79,7 @@ def view_of(row: OrderRow, as_of: AsOf | None = None, point_in_time: PointInTime
         paid, received = received, paid
     failure = None
     if row.failure_code is not None:
-        failure = _Failure(row.failure_code, row.failure_message or "")
+        failure = OrderFailure(row.failure_code, row.failure_message or "")
     return OrderView(
         order_id=row.id,
         client_id=row.client_id,

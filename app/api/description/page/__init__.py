@@ -1,0 +1,1 @@
+"""The documents as a page for people, which needs nothing but itself."""
