@@ -12,6 +12,7 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.routing import Route, WebSocketRoute
 
+from app.api.access.doors import PUBLIC, PUBLIC_BELOW, AccessPolicy
 from app.api.application import Services, create_application
 from app.api.description.answers import Facts
 from app.api.description.commands import COMMANDS
@@ -20,11 +21,12 @@ from app.api.description.documents.events import FRAME, PUBLIC_NAMES
 from app.api.description.documents.members import MEMBERS
 from app.api.description.documents.openapi import shown_path
 from app.api.description.examples import CLIENT_EXAMPLES, ORDERS, SERVER_EXAMPLES
+from app.api.description.operations import GATE, KEY_GATE
 from app.api.description.order import ALIASES, OTHER_UNITS, canonical_fields
 from app.api.description.page.document import page_of, policy
 from app.api.description.parameters import QUERY
 from app.api.description.table import OPERATIONS
-from app.api.orders.request import ORDER_FIELDS, read_order
+from app.api.orders.request import ORDER_FIELDS, SIDE_FIELDS, SWAP_FIELDS, read_order
 from app.api.orders.slippage import BARE_NAMES, BPS_NAMES, PERCENT_NAMES
 from app.api.problems import Code, ProblemError
 from app.api.requests import parse_object
@@ -55,6 +57,7 @@ def routes() -> list[Any]:
         database=create_database_engine(NOWHERE, application_name="test"),
         clock=clock,
         version="0.0.test",
+        access=AccessPolicy(mode="keys"),
     )
     return create_application(services).routes
 
@@ -100,6 +103,14 @@ def test_routes_are_of_the_two_kinds_that_are_described() -> None:
     assert {type(route) for route in routes()} == {Route, WebSocketRoute}
 
 
+def test_the_operations_that_need_no_key_are_those_that_everybody_is_answered() -> None:
+    paths = {path for one in OPERATIONS if one.public for path in (one.path, *one.also)}
+    assert {path for path in paths if path not in PUBLIC} == {"/problems/{code}"}
+    guarded = {path for one in OPERATIONS if not one.public for path in (one.path, *one.also)}
+    assert not guarded & PUBLIC
+    assert not [path for path in guarded if path.startswith(PUBLIC_BELOW)]
+
+
 def test_path_parameters_are_described() -> None:
     for path, methods in OPENAPI["paths"].items():
         named = set(re.findall(r"{(\w+)}", path))
@@ -141,7 +152,7 @@ ANY_ROUTE = {"internal", "method_not_allowed"}
 
 
 def test_every_problem_is_answered_by_some_operation() -> None:
-    answered = {code for operation in OPERATIONS for code in operation.problems}
+    answered = {code for operation in OPERATIONS for code in operation.problems} | {*GATE, *KEY_GATE}
     assert set(get_args(Code)) - answered == SOCKET_ONLY | ANY_ROUTE
 
 
@@ -184,7 +195,8 @@ def test_every_event_is_as_described(event: Any, client: str | None) -> None:
 
 def test_orders_are_described_with_every_field_and_every_spelling() -> None:
     others = {name for names in (*ALIASES.values(), *OTHER_UNITS.values()) for name in names}
-    assert canonical_fields() | others == {*ORDER_FIELDS, *BPS_NAMES, *PERCENT_NAMES, *BARE_NAMES}
+    taken = {*ORDER_FIELDS, *SIDE_FIELDS, *SWAP_FIELDS, *BPS_NAMES, *PERCENT_NAMES, *BARE_NAMES}
+    assert canonical_fields() | others == taken
     assert not canonical_fields() & others
 
 
@@ -192,7 +204,7 @@ def test_orders_are_described_with_every_field_and_every_spelling() -> None:
 def test_other_spellings_mean_the_same(name: str) -> None:
     values = {"slippageBps": 70, "clientId": "c", "idempotencyKey": "k", "orderType": "limit", "timeInForce": "IOC"}
     order: dict[str, Any] = {**ORDERS["limit"], "side": "buy", "idempotencyKey": "k", **values}
-    if name == "amount":
+    if name in ("amount", "tokenIn", "tokenOut"):
         order = {**ORDERS["sniper"], "idempotencyKey": "k"}
     written = read_order(_as_read(order), now_us=START_US)
     for other in ALIASES[name]:

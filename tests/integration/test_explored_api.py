@@ -13,11 +13,8 @@ from tests.integration.exploring import Seen, explore, explore_links
 
 pytestmark = pytest.mark.slow
 REQUESTS = 300
-SEQUENCES = 10
+SEQUENCES = 20
 SEED = 6
-
-
-LINKED = {("GET /api/orders/{orderId}", 200), ("DELETE /api/orders/{orderId}", 200)}
 
 
 def test_every_operation_answers_as_described(redis_url: str, database_url: str) -> None:
@@ -33,4 +30,5 @@ def test_every_operation_answers_as_described(redis_url: str, database_url: str)
     described = {f"{method.upper()} {path}" for path, methods in OPENAPI["paths"].items() for method in methods}
     assert {label for label, _ in asked} == described
     assert asked.total() >= REQUESTS // 2
-    assert linked.keys() >= LINKED
+    reached = {label.partition(" ")[0] for label, status in linked if "{orderId}" in label and status in (200, 202)}
+    assert reached >= {"GET", "DELETE"}

@@ -1,8 +1,9 @@
 """The gate: nothing reaches a route, and nothing leaves, without having passed it."""
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
@@ -74,6 +75,13 @@ class Envelope:
             await self._app(scope, receive, sending)
 
 
+class Ticket(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A ticket, and until when it can be used."""
+
+    ticket: str
+    expires_at: str
+
+
 class TicketRoutes:
     """``/api/tickets``."""
 
@@ -88,8 +96,9 @@ class TicketRoutes:
         """Issue a ticket: 201."""
         read_query(request, ())
         ticket, expires_at = await self._doors.issue_ticket(principal_of(request))
-        answer: dict[str, Any] = {"ticket": ticket, "expiresAt": expires_at}
-        return Response(msgspec.json.encode(answer), 201, media_type="application/json")
+        return Response(
+            msgspec.json.encode(Ticket(ticket=ticket, expires_at=expires_at)), 201, media_type="application/json"
+        )
 
 
 def _complete(headers: MutableHeaders, origin: str | None, *, varies: bool) -> None:

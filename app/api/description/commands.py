@@ -10,6 +10,7 @@ from app.api.streaming.messages import (
     CURSOR_CHARACTERS_MAX,
     ID_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
+    TOKEN_CHARACTERS_MAX,
     VERSION,
     WINDOW_MAX,
 )
@@ -43,11 +44,21 @@ class Program(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str | None = None
 
 
+class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key, as some clients show it."""
+
+    token: str
+
+
 class Hello(Command, frozen=True, kw_only=True, omit_defaults=True, rename=_spelled, tag="hello"):
-    """Asks for `welcome` and for heartbeats. Optional, once."""
+    """Asks for `welcome` and for heartbeats. Once; optional where no keys are asked for."""
 
     v: Annotated[int, Meta(ge=1, le=1_000)] = VERSION
     """The version of the protocol; another than the default ends the socket with 4406."""
+    token: Annotated[str, Meta(min_length=1, max_length=TOKEN_CHARACTERS_MAX)] | None = None
+    """A key, where the server asks for keys; then this is the first message."""
+    auth: Shown | None = None
+    """The same as `token`."""
     client: Program | None = None
 
 

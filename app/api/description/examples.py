@@ -66,7 +66,7 @@ EVENT: Final[dict[str, Any]] = {
 }
 
 CLIENT_EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
-    {"type": "hello", "id": "1", "v": 1, "client": {"name": "bot", "version": "0.3.0"}},
+    {"type": "hello", "id": "1", "v": 1, "token": "otk_0123456789ab_…", "client": {"name": "bot", "version": "0.3.0"}},
     {
         **{"side": "buy", "baseAsset": "SOL", "quoteAsset": "USDC", "amount": "12.5", "clientId": "user01"},
         **{"idempotencyKey": "bot7-000123", "follow": "o1", "id": "2"},
@@ -99,7 +99,9 @@ SERVER_EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
         "limits": {"frameBytes": 65536, "subs": 200, "inflight": 64, "windowMax": 4096, "batchMax": 500},
         "server": {"version": "0.1.0", "time": "2026-11-21T22:27:37.001000Z"},
     },
-    {"type": "accepted", "id": "2", "orderId": ORDER_ID, "duplicate": False, "sub": "o1"},
+    {"type": "accepted", "id": "2", "orderId": ORDER_ID, "duplicate": False, "cursor": "1-7-9f86d081", "sub": "o1"},
+    {"type": "cancelled", "id": "3", "orderId": ORDER_ID, "seq": 2, "cursor": "1-8-71ab20c3"},
+    {"type": "cancel_pending", "id": "3", "orderId": ORDER_ID, "seq": 6, "cursor": "1-8-71ab20c3"},
     {"type": "subscribed", "id": "4", "sub": "s1", "clientId": "user01", "after": "start", "head": CURSOR},
     {"sub": "s1", "replay": True, **EVENT},
     {"type": "events", "sub": "s3", "items": []},
@@ -108,8 +110,6 @@ SERVER_EXAMPLES: Final[tuple[dict[str, Any], ...]] = (
     {"type": "lagging", "sub": "s3", "cursor": "0.1-9-9f86d081", "behind": 12000, "closeInMs": 30000},
     {"type": "unsubscribed", "sub": "s1", "reason": "completed", "cursor": CURSOR},
     {"type": "heartbeat", "t": 1795300472001, "head": _ALL},
-    {"type": "cancelled", "id": "3", "orderId": ORDER_ID, "seq": 2},
-    {"type": "cancel_pending", "id": "3", "orderId": ORDER_ID, "seq": 6},
     {"type": "pong", "id": "6", "t": 1795300457000},
     {
         **{"type": "error", "id": "4", "code": "cursor_unavailable", "sub": "s1"},

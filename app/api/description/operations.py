@@ -10,12 +10,20 @@ from app.api.problems import Code
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
 
-Tag = Literal["Orders", "Streams", "Market", "Health", "Description"]
+GATE: Final[tuple[Code, ...]] = (
+    *("headers_too_large", "host_refused", "origin_refused", "rate_limited", "too_many_connections"),
+)
+"""How any request may be refused before a route sees it."""
+KEY_GATE: Final[tuple[Code, ...]] = ("unauthenticated", "forbidden", "key_in_url")
+"""The same where keys are asked for."""
+
+Tag = Literal["Orders", "Streams", "Market", "Health", "Access", "Description"]
 TAGS: Final[dict[Tag, str]] = {
     "Orders": "Placed, cancelled, read and listed.",
     "Streams": "Events over plain HTTP: Server-Sent Events, or answers that wait. The WebSocket is described below.",
     "Market": "What can be traded, at what price, and what was.",
     "Health": "For whoever operates the server.",
+    "Access": "Where the server asks for keys.",
     "Description": "This, for programs and for people.",
 }
 
@@ -55,6 +63,9 @@ class Operation(Struct, frozen=True, kw_only=True):
     body_needed: bool = True
     answers: tuple[Answer, ...] = ()
     problems: tuple[Code, ...] = ()
+    """Beside those of the gate."""
+    public: bool = False
+    """Answered to everybody, also where keys are asked for."""
     links: tuple[str, ...] = ()
     """Operations that take the ``orderId`` of the answer."""
 

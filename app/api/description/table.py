@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from app.api.access.gate import TICKETS_PATH, Ticket
 from app.api.description.answers import Poll
 from app.api.description.operations import EVENT_STREAM, JSON, Answer, Operation
 from app.api.description.order import ORDER
@@ -218,7 +219,7 @@ OPERATIONS: Final = (
         also=(EXECUTE_PATH,),
         summary="Open the WebSocket",
         notes="With the headers of a WebSocket handshake; what is said on it is described below.",
-        problems=("upgrade_required",),
+        problems=("upgrade_required", "subprotocol_unknown"),
     ),
     Operation(
         id="listVolumes",
@@ -277,6 +278,7 @@ OPERATIONS: Final = (
     Operation(
         id="isAlive",
         tag="Health",
+        public=True,
         method="GET",
         path="/livez",
         summary="Tell whether the process answers",
@@ -285,6 +287,7 @@ OPERATIONS: Final = (
     Operation(
         id="isReady",
         tag="Health",
+        public=True,
         method="GET",
         path="/readyz",
         summary="Tell whether the process can do its work",
@@ -296,6 +299,7 @@ OPERATIONS: Final = (
     Operation(
         id="health",
         tag="Health",
+        public=True,
         method="GET",
         path="/health",
         also=("/api/health",),
@@ -303,8 +307,19 @@ OPERATIONS: Final = (
         answers=(Answer(200, "It does.", Health),),
     ),
     Operation(
+        id="issueTicket",
+        tag="Access",
+        method="POST",
+        path=TICKETS_PATH,
+        summary="Get a ticket that opens one event stream or WebSocket",
+        notes="For `EventSource`, which sends no headers. There is no such path where no keys are asked for.",
+        answers=(Answer(201, "The ticket: give it as `?ticket=`, once.", Ticket),),
+        problems=("invalid_query", "route_not_found", "unavailable"),
+    ),
+    Operation(
         id="listProblems",
         tag="Description",
+        public=True,
         method="GET",
         path="/problems",
         summary="List every type of problem",
@@ -313,6 +328,7 @@ OPERATIONS: Final = (
     Operation(
         id="showProblem",
         tag="Description",
+        public=True,
         method="GET",
         path="/problems/{code}",
         summary="Explain one type of problem",
@@ -322,6 +338,7 @@ OPERATIONS: Final = (
     Operation(
         id="openapi",
         tag="Description",
+        public=True,
         method="GET",
         path=OPENAPI_PATH,
         summary="Describe the operations, as OpenAPI 3.1",
@@ -331,6 +348,7 @@ OPERATIONS: Final = (
     Operation(
         id="asyncapi",
         tag="Description",
+        public=True,
         method="GET",
         path=ASYNCAPI_PATH,
         summary="Describe WebSocket and event streams, as AsyncAPI 3.0",
@@ -340,6 +358,7 @@ OPERATIONS: Final = (
     Operation(
         id="docs",
         tag="Description",
+        public=True,
         method="GET",
         path=DOCS_PATH,
         summary="Show both as a page",

@@ -17,15 +17,25 @@ from app.api.description.operations import EVENT_STREAM, JSON, Operation
 from app.api.description.order import ORDER, order_schemas
 from app.api.description.parameters import ORDER_ID_IN_PATH, PATH, QUERY
 from app.api.description.table import OPERATIONS
-from app.api.problems import DRAINING, LOG_LOST, LOG_REWOUND, SLOW, TOO_MANY_MESSAGES, TOO_MANY_SOCKETS
+from app.api.families.dialects import FAMILIES, OWN_PATH
+from app.api.problems import (
+    DRAINING,
+    FOREIGN_KEY,
+    LOG_LOST,
+    LOG_REWOUND,
+    SLOW,
+    TOO_MANY_MESSAGES,
+    TOO_MANY_SOCKETS,
+    UNAUTHENTICATED,
+)
 from app.api.requests import BODY_BYTES_MAX
 from app.api.streaming.messages import NAME_CHARACTERS_MAX
-from app.api.streaming.websocket import FOREIGN_VERSION, PATHS, SECOND_HELLO
+from app.api.streaming.websocket import FOREIGN_VERSION, SECOND_HELLO
 
 ORDER_COMMAND: Final = "order"
 EVENT: Final = "event"
 CLOSINGS: Final = (
-    *(FOREIGN_VERSION, SECOND_HELLO, TOO_MANY_SOCKETS),
+    *(UNAUTHENTICATED, FOREIGN_KEY, FOREIGN_VERSION, SECOND_HELLO, TOO_MANY_SOCKETS),
     *(DRAINING, SLOW, LOG_LOST, LOG_REWOUND, TOO_MANY_MESSAGES),
 )
 
@@ -54,6 +64,9 @@ _QUERY: Final[Schema] = {
         name: {**schema, "description": meaning}
         for name, schema, meaning in (
             ("orderId", ORDER_ID_IN_PATH.schema, "Begin with a plain subscription to this order."),
+            ("clientId", QUERY["clientId"].schema, "Begin with a subscription to this client's orders."),
+            ("scope", {"enum": ["all"]}, "Begin with a subscription to all orders."),
+            ("ticket", {"type": "string"}, "A ticket of `POST /api/tickets`, where keys are asked for."),
             ("after", QUERY["after"].schema, "Where it begins."),
             ("lastEventId", QUERY["after"].schema, "The same as `after`."),
         )
@@ -65,7 +78,7 @@ def asyncapi_document(version: str) -> dict[str, Any]:
     """Return the document; ``version`` is the server's."""
     messages = _messages()
     streams = [one for one in OPERATIONS if any(EVENT_STREAM in answer.media_types for answer in one.answers)]
-    sockets = {_key(path): _socket(path, messages) for path in PATHS}
+    sockets = {_key(path): _socket(path, messages) for path in FAMILIES}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "OrderTape", "version": version, "description": _ABOUT},
@@ -136,13 +149,16 @@ def _socket(path: str, messages: Iterable[str]) -> dict[str, Any]:
         },
         "bindings": {"ws": {"method": "GET", "query": _QUERY, "bindingVersion": "0.1.0"}},
     }
-    if path == PATHS[0]:
+    if path == OWN_PATH:
         described["description"] = (
             f"Text frames, one JSON object each, of at most {BODY_BYTES_MAX} bytes to the server."
         )
         described["x-close-codes"] = _close_codes()
     else:
-        described["description"] = f"The same as `{PATHS[0]}`, for clients of engines like this one."
+        described["description"] = (
+            f"The same as `{OWN_PATH}`, for clients of engines like this one: plain events are written in their words "
+            "(docs/compatibility.md)."
+        )
     return {**described, **_parameters(path)}
 
 
@@ -160,7 +176,7 @@ def _close_codes() -> list[dict[str, Any]]:
 
 
 def _operations() -> dict[str, Any]:
-    channel = _key(PATHS[0])
+    channel = _key(OWN_PATH)
     found: dict[str, Any] = {}
     for name, replies in _REPLIES.items():
         found[f"receive_{name}"] = {

@@ -10,7 +10,7 @@ from app.api.description.answers import Facts
 from app.api.description.documents.events import FRAME, frame_schemas
 from app.api.description.documents.schemas import Schema, components_of, ref
 from app.api.description.examples import ORDERS, PLACED
-from app.api.description.operations import EVENT_STREAM, JSON, TAGS, Answer, Operation
+from app.api.description.operations import EVENT_STREAM, GATE, JSON, KEY_GATE, TAGS, Answer, Operation
 from app.api.description.order import ORDER, order_schemas
 from app.api.description.parameters import PATH, Parameter
 from app.api.description.table import OPERATIONS
@@ -45,6 +45,10 @@ _HEADERS: Final[dict[str, Schema]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_KEYS: Final[dict[str, Schema]] = {
+    "key": {"type": "http", "scheme": "bearer", "description": "Where keys are asked for: `ordertape keys create`."},
+    "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "Of `POST /api/tickets`, used once."},
+}
 _WITH_RETRY: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 _NOTHING: Final[Schema] = {"description": "No body, or an empty object.", "type": "object", "maxProperties": 0}
 
@@ -61,7 +65,8 @@ def openapi_document(version: str) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": meaning} for name, meaning in TAGS.items()],
         "paths": paths,
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": _KEYS},
+        "security": [{}, {"key": []}],
     }
 
 
@@ -99,6 +104,10 @@ def _operation(operation: Operation, path: str, number: int) -> dict[str, Any]:
     if operation.body is not None:
         described["requestBody"] = _body(operation.body, needed=operation.body_needed)
     described["responses"] = _responses(operation, alias=number > 0)
+    if operation.public:
+        described["security"] = []
+    elif any(EVENT_STREAM in answer.media_types for answer in operation.answers):
+        described["security"] = [{}, {"key": []}, {"ticket": []}]
     return described
 
 
@@ -126,7 +135,8 @@ def _responses(operation: Operation, *, alias: bool) -> dict[str, Any]:
         if alias and operation.also_kind is not None and answer.kind is not None:
             answer = replace(answer, kind=operation.also_kind)
         found[str(answer.status)] = _answer(answer, operation.links)
-    for status, codes in _by_status(operation.problems):
+    gate = GATE if operation.public else (*GATE, *KEY_GATE)
+    for status, codes in _by_status(dict.fromkeys((*operation.problems, *gate))):
         problem = _problem(status, codes)
         given = found.get(str(status.value))
         if given is not None:
