@@ -19,6 +19,9 @@ demo: $(READY) ## Run the main job once, on embedded servers, and end
 run: $(READY) ## Run the engine on http://127.0.0.1:3000 (PORT) until Ctrl-C
 	@$(BIN)/ordertape up
 
+# Test processes, and the many interpreters that they start, compile each module once and not each time.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY) ## Run the tests on their own servers, at most 5 minutes
 	@$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist worksteal
 
