@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from eventstore.store import StoredEvent
 from projections.database import create_database_engine, reading
 from projections.diff import diff
 from tests.conftest import driver_url, execute
+from tests.integration.commands import command_here
 from tests.integration.copies import Copies, finish, on_copies, placing
 
 ROOT = Path(__file__).parents[2]
@@ -36,22 +35,14 @@ class Command:
 
     def __init__(self, redis_url: str, database_url: str, copies: Copies) -> None:
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
-        urls = {"REDIS_URL": redis_url, "DATABASE_URL": driver_url(database_url), "PYTHONPATH": str(ROOT)}
+        urls = {"REDIS_URL": redis_url, "DATABASE_URL": driver_url(database_url)}
         self._environment = {**kept, **urls, "ORDERTAPE_NAMESPACE": copies.namespace}
 
     async def run(self, *options: object, status: int = 0) -> str:
         """Return what it prints; its error text where it is meant to refuse."""
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "app.cli.main", "restore", *map(str, options)],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr + done.stdout
-        return done.stdout if status == 0 else done.stderr
+        command = ("restore", *map(str, options))
+        out, errors = await asyncio.to_thread(command_here, self._environment, ROOT, *command, status=status)
+        return out if status == 0 else errors
 
 
 async def lose_everything(copies: Copies) -> None:
