@@ -5,16 +5,30 @@ from typing import Any, Final
 
 import msgspec
 
-from app.api.description.page.markup import Html, code_block, component_in, element, joined, link, prose, table
+from app.api.description.page.markup import (
+    Html,
+    code_block,
+    component_in,
+    element,
+    joined,
+    json_block,
+    link,
+    prose,
+    table,
+)
 from app.api.description.page.schemas import property_table
 
+LINE_CHARACTERS_MAX: Final = 100
+"""Of an example; longer ones are indented."""
 _RECEIVING: Final = "receive_"
 _PYTHON: Final = """import asyncio, json
 from websockets.asyncio.client import connect
 
+ORDER = {order}
+
 async def main():
     async with connect("ws://127.0.0.1:3000/api/orders/ws") as socket:
-        await socket.send(json.dumps({order}))
+        await socket.send(json.dumps(ORDER))
         async for frame in socket:
             print(frame)
 
@@ -33,7 +47,7 @@ def socket_sections(asyncapi: Mapping[str, Any], order: Mapping[str, Any]) -> It
     yield element("p", prose(first["description"]), " Ignore members and messages that you do not know.")
     yield element("p", "The same socket: ", joined((element("code", one["address"]) for one in others), ", "), ".")
     yield element("h4", "From Python")
-    yield code_block(_PYTHON.replace("{order}", msgspec.json.encode(order).decode()))
+    yield code_block(_PYTHON.replace("{order}", msgspec.json.format(msgspec.json.encode(order), indent=4).decode()))
     yield element("h4", "From a browser")
     yield code_block(_BROWSER)
 
@@ -58,9 +72,14 @@ def message_article(asyncapi: Mapping[str, Any], name: str) -> Html:
         element("p", "Answered by ", joined((link(f"message-{one}", one) for one in answered), ", "), ".")
         if answered
         else None,
-        *(code_block(msgspec.json.encode(one["payload"]).decode()) for one in message.get("examples", ())),
+        *(_example(one["payload"]) for one in message.get("examples", ())),
     ]
     return element("article", *parts, id=f"message-{name}")
+
+
+def _example(payload: Mapping[str, Any]) -> Html:
+    line = msgspec.json.encode(payload).decode()
+    return code_block(line) if len(line) <= LINE_CHARACTERS_MAX else json_block(payload)
 
 
 def close_codes(asyncapi: Mapping[str, Any]) -> Html:
