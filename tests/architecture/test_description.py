@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -309,6 +310,22 @@ def test_the_page_has_an_anchor_for_each_link_and_loads_nothing() -> None:
     names = {operation["operationId"] for methods in OPENAPI["paths"].values() for operation in methods.values()}
     assert {f"operation-{name}" for name in names} <= set(page.ids)
     assert {f"message-{name}" for name in ASYNCAPI["components"]["messages"]} <= set(page.ids)
+
+
+def test_what_a_document_says_is_text_on_the_page() -> None:
+    document = deepcopy(OPENAPI)
+    document["paths"]["/livez"]["get"] |= {"summary": "<i>summary</i>", "description": "<u>described</u>"}
+    page = page_of(document, ASYNCAPI)
+    assert "&lt;i&gt;summary&lt;/i&gt;." in page and "<i>" not in page
+    assert "&lt;u&gt;described&lt;/u&gt;" in page and "<u>" not in page
+
+
+def test_members_without_a_value_are_described_as_absent_and_others_as_null() -> None:
+    schemas = OPENAPI["components"]["schemas"]
+    assert {"type": "null"} not in schemas["OrderView"]["properties"]["txId"].get("anyOf", ())
+    assert "txId" not in schemas["OrderView"]["required"]
+    assert {"type": "null"} in schemas["AsOf"]["properties"]["lagMs"]["anyOf"]
+    assert "lagMs" in schemas["AsOf"]["required"]
 
 
 def test_the_page_lets_nothing_in_but_its_own_style() -> None:
