@@ -325,6 +325,7 @@ async def unread(api: Api) -> sockets.socket:
     return raw
 
 
+@pytest.mark.slow
 def test_stopping_does_not_wait_for_whoever_reads_nothing() -> None:
     async def main() -> None:
         async with running(memory_store()) as api:
@@ -342,6 +343,7 @@ def test_stopping_does_not_wait_for_whoever_reads_nothing() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_stream_that_nobody_reads_is_broken_off_and_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(api: Api) -> None:
         await lives(api, 40)
