@@ -26,7 +26,7 @@ test: $(READY) ## Run the tests on their own servers, at most 5 minutes
 	@$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY) ## Run the crash and fault suites, at most 8 minutes
-	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 test-browser: $(READY) ## Run the dashboard's tests in the system's Chromium, at most a minute
 	@$(BIN)/python -m pytest -m browser -n 0 tests/browser

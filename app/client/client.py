@@ -136,7 +136,8 @@ class Client:
             answer: dict[str, Any] = response.json()
         except (httpx.TransportError, ValueError) as error:
             raise UnreachableError(f"no usable answer from {self._url}: {error}") from error
-        if response.status_code >= 500:
+        if response.status_code >= 500 or answer.get("code") == "idempotency_in_flight":
+            # It passes: the same request may be sent again.
             raise UnreachableError(str(answer.get("detail") or answer))
         if response.status_code >= 400:
             raise OrderEndedError(answer) if answer.get("code") == "order_ended" else OrderRefusedError(answer)

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from app.api.orders.intake import OrderLimits
+from app.client import Client, UnreachableError
 from app.clock import SystemClock
 from eventstore.errors import StoreUnavailableError
 from eventstore.memory import MemoryEventStore
@@ -129,6 +130,10 @@ def test_a_repeated_order_that_has_waited_long_enough_is_told_to_come_back() -> 
             refused = await post(api)
             assert problem(refused, 409, "idempotency_in_flight")["retryAfterMs"] == 1000
             assert refused.headers["retry-after"] == "1"
+            async with Client(api.url) as client:
+                # Nothing is wrong with the order: it may be sent again.
+                with pytest.raises(UnreachableError, match="has not been answered yet"):
+                    await client.submit(ORDER, idempotency_key="key-1")
             assert store.appends == 1
             # The same key of other clients is another key: they wait for nobody.
             elsewhere = [await sent(api, store, clientId=client) for client in ("user02", None)]

@@ -27,7 +27,7 @@ RUN_SECONDS = 240
 EXAMPLES = [example for examples in FOLDERS.values() for example in examples]
 CHECKS = sum(1 + len(example.members) + 3 * example.proves_routing for example in EXAMPLES)
 """What the scripts of all of them check: the status, the members, and routing."""
-REQUIRE = "ORDERTAPE_TEST_REQUIRE"
+REQUIRE = "TESTS_REQUIRE"
 """Names a variable that lists, with commas, what must not be missing on this machine."""
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from eventstore.memory import MemoryEventStore
 from projections.models.registry import PROJECTIONS
 from projections.rebuild.rebuilding import Wanted, rebuild
+from projections.rebuild.state import REBUILD_LOCK
 from projections.rebuild.swapping import drop, roll_back
 from tests.conftest import contents, database, execute, fill, filled, interleaved, project
 
@@ -18,7 +19,10 @@ ALL: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
     "AND pid <> pg_backend_pid()"
 )
-LOCK: Final = f"{ALL} AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+LOCK: Final = (
+    f"{ALL} AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
+    f"AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = {REBUILD_LOCK})"
+)
 ENDS: Final = pytest.mark.parametrize(("name", "ended"), [("orders", ALL), ("volumes", LOCK)], ids=["all", "lock"])
 POINTS: Final = ("begun", "filled", "indexed", "caught_up", "compared", "locked", "exchanged", "swapped")
 

@@ -183,7 +183,8 @@ class Load:
                     return
                 if response.status_code == 400 and "expireAt must be in the future" in response.text:
                     return
-                if response.status_code != 503:
+                in_flight = response.status_code == 409 and response.json()["code"] == "idempotency_in_flight"
+                if response.status_code != 503 and not in_flight:
                     self.wrong.append(f"{order} {key} was answered {response.status_code}: {response.text[:300]}")
                     return
             if key is None or self.closing.is_set():
