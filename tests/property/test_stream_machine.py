@@ -344,4 +344,4 @@ def test_every_subscriber_gets_its_filtered_log(own_server: RedisServer, databas
 
 @pytest.mark.slow
 def test_every_subscriber_gets_its_filtered_log_in_many_histories(own_server: RedisServer, database_url: str) -> None:
-    explore(own_server, database_url, examples=16, steps=40, readers_max=24)
+    explore(own_server, database_url, examples=9, steps=40, readers_max=24)
