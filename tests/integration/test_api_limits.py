@@ -40,6 +40,7 @@ from tests.integration.api import (
     say,
     sessions_on,
 )
+from tests.property.subscribers import unguarded
 
 
 class HeldStore(MemoryEventStore):
@@ -201,7 +202,7 @@ class Wire:
     async def serve(self) -> None:
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         async with asyncio.timeout(WAIT_SECONDS):
-            await serve_socket(WebSocket(scope, self._receive, self._send), self._wires.sessions, {})
+            await serve_socket(WebSocket(scope, self._receive, self._send), self._wires.sessions, {}, unguarded())
 
     async def _receive(self) -> Message:
         if self.inbox.empty():

@@ -17,6 +17,7 @@ from tests.builders import stream_id
 from tests.conftest import Life, accepted, append_all, appends, confirmed, market_life, routed, submitted
 from tests.integration.api import WAIT_SECONDS, connected, finished_order, hear_many, memory_store, running, say
 from tests.integration.test_api_limits import Wire, Wires
+from tests.property.subscribers import unguarded
 
 SCOPE = {"type": "websocket", "path": "/", "query_string": b"", "headers": [], "extensions": {TEXTS: {}}}
 
@@ -33,7 +34,7 @@ class SharingWire(Wire):
 
     async def serve(self) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
-            await serve_socket(WebSocket(SCOPE, self._receive, self._send), self._wires.sessions, {})
+            await serve_socket(WebSocket(SCOPE, self._receive, self._send), self._wires.sessions, {}, unguarded())
 
     async def _send(self, message: Message) -> None:
         texts = message.get(TEXTS, [message["text"]] if "text" in message else [])

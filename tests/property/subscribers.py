@@ -1,11 +1,27 @@
 """What a subscriber of a test wishes, and what it hears over one connection after another."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 from msgspec import Struct
 
+from app.api.access.connections import Connections
+from app.api.access.entry import Entry
+from app.api.access.limits import AccessLimits
+from app.api.access.principal import EVERYTHING, Principal
+
 Frame = dict[str, Any]
+
+
+def unguarded() -> Entry:
+    """An entry of somebody who may do everything, as where no keys are asked for."""
+
+    async def recognize(_token: str, _address: str) -> Principal:
+        return Principal(EVERYTHING)
+
+    limits = AccessLimits()
+    return Entry("", Principal(EVERYTHING), Connections(limits, lambda _: True), limits, recognize)
 
 
 class Wish(Struct, frozen=True):
@@ -32,7 +48,7 @@ class Wish(Struct, frozen=True):
         )
 
 
-class Listener:
+class Listener(ABC):
     """Takes note of what one subscription is sent; resumes by ``cursor``."""
 
     def __init__(self, wish: Wish) -> None:
@@ -44,9 +60,9 @@ class Listener:
         self.kinds: set[str] = set()
         self.progress = asyncio.Event()
 
+    @abstractmethod
     def say(self, **members: object) -> None:
         """Send a message."""
-        raise NotImplementedError
 
     def hear(self, frame: Frame) -> None:
         self.kinds.add(frame.get("type", "event"))

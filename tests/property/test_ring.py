@@ -26,6 +26,7 @@ from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, market_life
 from tests.integration.api import sessions_on
+from tests.property.subscribers import unguarded
 
 EVENTS = 6
 WAIT_SECONDS = 10
@@ -65,7 +66,7 @@ class Client:
         self.open = True
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
         socket = WebSocket(scope, self.inbox.get, self.take)
-        self.serving = asyncio.create_task(serve_socket(socket, self.sessions, {}))
+        self.serving = asyncio.create_task(serve_socket(socket, self.sessions, {}, unguarded()))
 
     def follow(self, order_id: str, by: str) -> None:
         last = self.received[order_id][-1] if self.received[order_id] else 0

@@ -28,7 +28,7 @@ from tests.builders import stream_id
 from tests.clocks import StepClock
 from tests.conftest import appends, market_life
 from tests.integration.api import sessions_on
-from tests.property.subscribers import Frame, Listener, Wish
+from tests.property.subscribers import Frame, Listener, Wish, unguarded
 
 WAIT_SECONDS = 10
 OWNERS = ("ann", "bob", "cid")
@@ -70,7 +70,9 @@ class Subscriber(Listener):
         start: dict[str, object] = {"from": "start"} if self.cursor is None else {"after": self.cursor}
         self.say(type="subscribe", sub="s", **self.wish.options, **start)
         scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
-        self.serving = asyncio.create_task(serve_socket(WebSocket(scope, self.inbox.get, self.take), self.sessions, {}))
+        self.serving = asyncio.create_task(
+            serve_socket(WebSocket(scope, self.inbox.get, self.take), self.sessions, {}, unguarded())
+        )
 
     def say(self, **members: object) -> None:
         self.inbox.put_nowait({"type": "websocket.receive", "text": json.dumps(members)})

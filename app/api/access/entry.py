@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from app.api.access.connections import Connections, Endable
 from app.api.access.limits import ACK_COST, BURST_SECONDS, REFUSED_MESSAGES_MAX, AccessLimits, Bucket
-from app.api.access.principal import EVERYTHING, Principal
+from app.api.access.principal import Principal
 from app.api.problems import FOREIGN_KEY, UNAUTHENTICATED, Closing, ProblemError, unavailable
 from eventstore.errors import StoreUnavailableError
 
@@ -115,17 +115,6 @@ class Entry:
             self._held.enter_context(self._connections.unknown(self._address))
         else:
             self._held.enter_context(self._connections.of_key(self.known.grant.key_id, connection))
-
-
-def unguarded() -> Entry:
-    """Return an entry of somebody who may do everything, as where no keys are asked for."""
-
-    async def recognize(_token: str, _address: str) -> Principal:
-        return Principal(EVERYTHING)
-
-    limits = AccessLimits()
-    connections = Connections(limits, lambda _: True)
-    return Entry("", Principal(EVERYTHING), connections, limits, recognize)
 
 
 def entry_of(connection: HTTPConnection) -> Entry:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.api.access.entry import Entry, unguarded
+from app.api.access.entry import Entry
 from app.api.access.introduction import confirmed, introduced
 from app.api.access.limits import HELLO_SECONDS
 from app.api.description.messages import (
@@ -67,14 +67,13 @@ class _SocketGoneError(Exception):
     """The socket cannot be written to any more."""
 
 
-async def serve_socket(socket: WebSocket, sessions: Sessions, family: Family, entry: Entry | None = None) -> None:
+async def serve_socket(socket: WebSocket, sessions: Sessions, family: Family, entry: Entry) -> None:
     """Serve one socket until either side ends it.
 
     Args:
         family: how its path's plain frames are written.
-        entry: who opened it; None: somebody who may do everything.
+        entry: who opened it.
     """
-    entry = entry or unguarded()
     offered: list[str] = socket.scope.get("subprotocols") or []
     refusal = None if not offered or SUBPROTOCOL in offered else FOREIGN_SUBPROTOCOL
     if refusal is not None and "origin" not in socket.headers:
